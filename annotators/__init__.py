@@ -1,0 +1,1 @@
+"""Labellers on record batches: language, quality, educational value, domain, safety."""

@@ -1,0 +1,1 @@
+"""The face of the project: commands, the recipe runner and the report."""

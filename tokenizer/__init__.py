@@ -1,0 +1,1 @@
+"""Byte-level BPE with Qwen's pattern: training, encoding, quality."""

@@ -1,0 +1,1 @@
+"""The Qwen3 model and the loop that trains it from packed shards."""
