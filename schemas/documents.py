@@ -1,0 +1,76 @@
+"""Documents, rejects, decisions and the split: the Arrow schemas that the data stages meet in."""
+
+import pyarrow as pa
+
+from schemas.hashing import ID
+
+PAGE = pa.struct([("page", pa.int32()), ("begin", pa.int64()), ("end", pa.int64())])
+
+DOCUMENTS = pa.schema(
+    [
+        pa.field("document_id", ID, nullable=False),  # hash of (source, path, locator): never of the text
+        pa.field("id", pa.string()),  # the user's own id
+        pa.field("text_hash", ID, nullable=False),
+        pa.field("text", pa.large_string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),  # relative to the root of the source
+        pa.field("locator", pa.string(), nullable=False),  # place inside the file: line=7, row=3, ""
+        pa.field("url", pa.string()),
+        pa.field("date", pa.string()),
+        pa.field("licence", pa.string()),
+        pa.field("metadata", pa.map_(pa.string(), pa.string()), nullable=False),
+        pa.field("pages", pa.list_(PAGE), nullable=False),  # character spans of PDF pages; empty otherwise
+    ]
+)
+
+REJECTS = pa.schema(
+    [
+        pa.field("document_id", ID, nullable=False),
+        pa.field("id", pa.string()),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("locator", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("error", pa.string(), nullable=False),  # a short class: encrypted, needs_ocr, invalid_json, ...
+        pa.field("message", pa.string(), nullable=False),  # one sentence for a person
+    ]
+)
+
+_DECISION = [
+    pa.field("document_id", ID, nullable=False),
+    pa.field("id", pa.string()),
+    pa.field("text_hash", ID, nullable=False),
+    pa.field("keep", pa.bool_(), nullable=False),
+    pa.field("reasons", pa.list_(pa.string()), nullable=False),  # every reason that fired, in a fixed order
+]
+
+DECISIONS = pa.schema(_DECISION)
+
+DEDUP_DECISIONS = pa.schema(
+    [
+        *_DECISION,
+        pa.field("cluster_id", ID, nullable=False),  # smallest document_id of the cluster
+        pa.field("cluster_size", pa.int32(), nullable=False),
+        pa.field("survivor_id", ID, nullable=False),  # document_id of the best document of the cluster
+    ]
+)
+
+DECONTAMINATION_DECISIONS = pa.schema(
+    [
+        *_DECISION,
+        pa.field("benchmark", pa.string()),  # the benchmark with the largest overlap
+        pa.field("overlap", pa.float32(), nullable=False),  # share of that item's n-grams found, 0 to 1
+    ]
+)
+
+SPLIT = pa.schema(
+    [
+        pa.field("document_id", ID, nullable=False),
+        pa.field("id", pa.string()),
+        pa.field("text_hash", ID, nullable=False),
+        pa.field("split", pa.string(), nullable=False),  # train, validation or dropped
+        pa.field("dropped_by", pa.string()),  # filter, dedup or decontaminate
+    ]
+)
+
+TRAIN, VALIDATION, DROPPED = "train", "validation", "dropped"
