@@ -1,0 +1,148 @@
+"""Label sidecars: one file per document shard and annotator version, in the same row order as the documents.
+
+A row carries the `document_id` and the `text_hash` it judged, so joining labels to documents is a zip and never a
+shuffle; `check_sidecar` makes a mismatch an error.
+"""
+
+import pyarrow as pa
+
+from schemas.languages import LABELS as LANGUAGE_LABELS
+
+DOMAINS: tuple[str, ...] = (
+    "advertising-spam",
+    "biology-medicine",
+    "code",
+    "computer-science",
+    "engineering",
+    "entertainment-arts",
+    "finance-business",
+    "history-geography",
+    "how-to",
+    "law-government",
+    "literature",
+    "mathematics",
+    "news-politics",
+    "other",
+    "physics-chemistry",
+    "religion-philosophy",
+    "sports",
+)
+"""Every value of the column `domain`. `physics-chemistry` is reserved: the packaged model never gives it."""
+
+EDUCATIONAL_BINS: tuple[str, ...] = ("<1", "1-2", "2-3", ">=3")
+"""Meaning of `educational_bin` 0..3: lower bound included, upper bound excluded."""
+
+
+def _field(name: str, kind: pa.DataType, description: str, nullable: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable, metadata={"description": description})
+
+
+KEY_FIELDS: tuple[pa.Field, ...] = (
+    _field("document_id", pa.binary(16), "The document, as in the document shard."),
+    _field("id", pa.string(), "The user's own id of the document, if it had one.", nullable=True),
+    _field("text_hash", pa.binary(16), "Hash of the text that was judged."),
+    _field("annotator", pa.dictionary(pa.int8(), pa.string()), "Annotator and version: `<name>/<version>`."),
+)
+"""First columns of every sidecar, in this order."""
+
+
+def _sidecar(annotator: str, *labels: pa.Field) -> pa.Schema:
+    return pa.schema([*KEY_FIELDS, *labels], metadata={"sluice.labels": annotator})
+
+
+LANGUAGE = _sidecar(
+    "language",
+    _field("language", pa.string(), f"One of {len(LANGUAGE_LABELS)} labels of schemas.languages."),
+    _field("language_score", pa.float32(), "Probability of the best of the 119 labels; 0 for `und`."),
+    _field("language_margin", pa.float32(), "Probability of the best label minus that of the second best."),
+    _field("script", pa.string(), "ISO 15924 code of most of the letters; `Zyyy` if there are no letters."),
+)
+
+QUALITY = _sidecar(
+    "quality",
+    # sizes
+    _field("characters", pa.int32(), "Unicode code points of the text."),
+    _field("bytes", pa.int32(), "UTF-8 bytes of the text."),
+    _field("lines", pa.int32(), "Lines that are not blank."),
+    # Gopher quality (Rae et al. 2021, table A1)
+    _field("words", pa.int32(), "Words: see annotators.quality for scripts without spaces."),
+    _field("mean_word_length", pa.float32(), "Mean code points per word."),
+    _field("symbol_word_ratio", pa.float32(), "Number signs and ellipses per word (the larger of the two)."),
+    _field("bullet_line_ratio", pa.float32(), "Share of lines that begin with a bullet."),
+    _field("ellipsis_line_ratio", pa.float32(), "Share of lines that end with an ellipsis."),
+    _field("alpha_word_ratio", pa.float32(), "Share of words with at least one letter."),
+    _field("stop_words", pa.int32(), "How many of Gopher's eight English stop words occur, 0..8."),
+    # Gopher repetition
+    _field("duplicate_line_ratio", pa.float32(), "Share of lines that repeat an earlier line."),
+    _field("duplicate_line_character_ratio", pa.float32(), "Share of characters in such lines."),
+    _field("duplicate_paragraph_ratio", pa.float32(), "Share of paragraphs that repeat an earlier one."),
+    _field("duplicate_paragraph_character_ratio", pa.float32(), "Share of characters in such paragraphs."),
+    *(
+        _field(f"top_{n}gram_ratio", pa.float32(), f"Share of word characters in the commonest {n}-gram.")
+        for n in (2, 3, 4)
+    ),
+    *(
+        _field(f"duplicate_{n}gram_ratio", pa.float32(), f"Share of word characters in repeated {n}-grams.")
+        for n in range(5, 11)
+    ),
+    # FineWeb (Penedo et al. 2024)
+    _field("punctuated_line_ratio", pa.float32(), "Share of lines that end with closing punctuation."),
+    _field("short_line_ratio", pa.float32(), "Share of lines of at most 30 code points."),
+    _field("newline_word_ratio", pa.float32(), "Line feeds per word."),
+    _field("quality_score", pa.float32(), "[0, 1]; ranks copies of one text: see annotators.quality."),
+)
+
+EDUCATIONAL = _sidecar(
+    "educational",
+    _field("educational_score", pa.float32(), "Expected educational tier, 0 (none) to 5 (textbook)."),
+    _field("educational_bin", pa.int8(), "0: <1, 1: [1, 2), 2: [2, 3), 3: >=3 (EDUCATIONAL_BINS)."),
+)
+
+DOMAIN = _sidecar(
+    "domain",
+    _field("domain", pa.string(), "One of DOMAINS."),
+    _field("domain_score", pa.float32(), "Probability of the best domain of the model; 1 for known code."),
+)
+
+SAFETY = _sidecar(
+    "safety",
+    _field("unsafe_score", pa.float32(), "[0, 1]: probability that the worst window of the text is unsafe."),
+    _field(
+        "unsafe_category", pa.string(), "Likeliest kind of harm; null below a score of 0.5.", nullable=True
+    ),
+    _field("pii_count", pa.int32(), "E-mail addresses, phone numbers and IP addresses found."),
+)
+
+ANNOTATORS: dict[str, pa.Schema] = {
+    "language": LANGUAGE,
+    "quality": QUALITY,
+    "educational": EDUCATIONAL,
+    "domain": DOMAIN,
+    "safety": SAFETY,
+}
+"""Schema of the label sidecar of each annotator, by the annotator's name."""
+
+
+def check_sidecar(documents: pa.RecordBatch | pa.Table, labels: pa.RecordBatch | pa.Table) -> None:
+    """Check that `labels` judged exactly the rows of `documents`, in the same order.
+
+    Both need the columns `document_id` and `text_hash`. Raises ValueError that names the first row that differs.
+    """
+    if documents.num_rows != labels.num_rows:
+        raise ValueError(
+            f"the label sidecar has {labels.num_rows} rows and the documents have {documents.num_rows}; "
+            "annotate these documents again"
+        )
+    for name, what in (("document_id", "is of another document"), ("text_hash", "judged another text")):
+        expected, found = documents[name].to_pylist(), labels[name].to_pylist()
+        if expected == found:
+            continue
+        row = next(row for row, (a, b) in enumerate(zip(expected, found)) if a != b)
+        raise ValueError(
+            f"row {row} of the label sidecar {what}: {name} is {_hex(found[row])}, "
+            f"the document has {_hex(expected[row])}; annotate these documents again"
+        )
+
+
+def _hex(key: bytes | None) -> str:
+    return "null" if key is None else key.hex()
