@@ -1,11 +1,13 @@
 """Label sidecars: one file per document shard and annotator version, in the same row order as the documents.
 
-A row carries the `document_id` and the `text_hash` it judged, so joining labels to documents is a zip and never a
-shuffle; `check_sidecar` makes a mismatch an error.
+A row carries the `document_id` and the `text_hash` it judged, so joining labels to documents is a zip and
+never a shuffle; `check_sidecar` makes a mismatch an error.
 """
 
 import pyarrow as pa
 
+from schemas.errors import DataError
+from schemas.hashing import ID
 from schemas.languages import LABELS as LANGUAGE_LABELS
 
 DOMAINS: tuple[str, ...] = (
@@ -38,9 +40,9 @@ def _field(name: str, kind: pa.DataType, description: str, nullable: bool = Fals
 
 
 KEY_FIELDS: tuple[pa.Field, ...] = (
-    _field("document_id", pa.binary(16), "The document, as in the document shard."),
+    _field("document_id", ID, "The document, as in the document shard."),
     _field("id", pa.string(), "The user's own id of the document, if it had one.", nullable=True),
-    _field("text_hash", pa.binary(16), "Hash of the text that was judged."),
+    _field("text_hash", ID, "Hash of the text that was judged."),
     _field("annotator", pa.dictionary(pa.int8(), pa.string()), "Annotator and version: `<name>/<version>`."),
 )
 """First columns of every sidecar, in this order."""
@@ -126,10 +128,11 @@ ANNOTATORS: dict[str, pa.Schema] = {
 def check_sidecar(documents: pa.RecordBatch | pa.Table, labels: pa.RecordBatch | pa.Table) -> None:
     """Check that `labels` judged exactly the rows of `documents`, in the same order.
 
-    Both need the columns `document_id` and `text_hash`. Raises ValueError that names the first row that differs.
+    Both need the columns `document_id` and `text_hash`. Raises DataError that names the first row that
+    differs.
     """
     if documents.num_rows != labels.num_rows:
-        raise ValueError(
+        raise DataError(
             f"the label sidecar has {labels.num_rows} rows and the documents have {documents.num_rows}; "
             "annotate these documents again"
         )
@@ -138,7 +141,7 @@ def check_sidecar(documents: pa.RecordBatch | pa.Table, labels: pa.RecordBatch |
         if expected == found:
             continue
         row = next(row for row, (a, b) in enumerate(zip(expected, found)) if a != b)
-        raise ValueError(
+        raise DataError(
             f"row {row} of the label sidecar {what}: {name} is {_hex(found[row])}, "
             f"the document has {_hex(expected[row])}; annotate these documents again"
         )

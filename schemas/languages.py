@@ -1,7 +1,8 @@
 """The 119 languages and dialects of Qwen3, as labels ISO 639-3 + ISO 15924 script, and their coarse groups.
 
-A document whose language is none of the 119 is `other`; one with too few letters to tell is `und`. Source code has
-no label of its own here: it is labelled by the language of its comments or `und`, and its domain says `code`.
+A document whose language is none of the 119 is `other`; one with too few letters to tell is `und`. Source
+code has no label of its own here: it is labelled by the language of its comments or `und`, and its domain
+says `code`.
 """
 
 from dataclasses import dataclass
@@ -23,10 +24,11 @@ GROUPS = (
 """Language groups of the mixture's cells; `other` holds the labels `other` and `und`.
 
 The groups follow how languages help each other in training and how much text there is, not borders alone:
-`chinese` is all writing in Han characters only; `european` is Indo-European of Europe and the Caucasus (with Yiddish
-and Afrikaans, which are Germanic), Uralic, Basque, Georgian and Maltese; `middle-east` is Arabic, Hebrew, Iranian and
-Turkic, hence reaches into Central Asia; `south-asia` is Indo-Aryan and Dravidian; `east-asia` is Japanese and Korean;
-`south-east-asia` is Austronesian, Austroasiatic, Tai-Kadai and Burmese; `africa-and-creole` is Swahili and creoles.
+`chinese` is all writing in Han characters only; `european` is Indo-European of Europe and the Caucasus (with
+Yiddish and Afrikaans, which are Germanic), Uralic, Basque, Georgian and Maltese; `middle-east` is Arabic,
+Hebrew, Iranian and Turkic, hence reaches into Central Asia; `south-asia` is Indo-Aryan and Dravidian;
+`east-asia` is Japanese and Korean; `south-east-asia` is Austronesian, Austroasiatic, Tai-Kadai and Burmese;
+`africa-and-creole` is Swahili and creoles.
 """
 
 
