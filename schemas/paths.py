@@ -7,6 +7,7 @@ nothing counts as a dataset, is copied last.
 
 import contextlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +54,7 @@ def write_atomic(path: str) -> Iterator[IO[bytes]]:
     """Open `path` for writing under a temporary name; it appears when the block ends without an error."""
     fs, inner = filesystem(path)
     fs.makedirs(inner.rsplit("/", 1)[0], exist_ok=True)
-    temporary = f"{inner}.{os.getpid()}.writing"
+    temporary = f"{inner}.{secrets.token_hex(4)}.writing"
     try:
         with fs.open(temporary, "wb") as handle:
             yield handle
@@ -97,7 +98,7 @@ def remove(path: str) -> None:
 def publish(temporary: str, final: str, last: str) -> None:
     """Make the folder `temporary` appear as `final`, replacing what was there; the file `last` appears last."""
     if is_local(final):
-        old = f"{final}.{os.getpid()}.old"
+        old = f"{final}.{secrets.token_hex(4)}.old"
         if Path(final).exists():
             os.replace(final, old)
         os.replace(temporary, final)

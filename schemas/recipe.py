@@ -1,0 +1,545 @@
+"""The recipe: everything a run does, in one YAML file, checked before any work.
+
+Every key here is documented by its description; `sluice recipe schema` prints them as JSON Schema and
+`docs/recipe.md` is generated from them.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from schemas import paths
+from schemas.errors import ConfigError
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, le=1000)]
+
+ModelName = Literal["qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-14b", "qwen3-32b"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Columns(Section):
+    """Names of the columns or JSON fields of user files; the defaults are used when the file has them."""
+
+    text: str = Field("text", description="Column that holds the text. The only one a file must have.")
+    id: str = Field("id", description="The user's own id; must be unique inside a source where present.")
+    url: str = Field("url", description="Address of the document.")
+    date: str = Field("date", description="Date of the document.")
+    licence: str = Field("licence", description="Licence of the document; wins over the source's licence.")
+
+
+class Source(Section):
+    """One place that documents come from."""
+
+    name: Name = Field(description="Name of the source; part of every document id, so keep it stable.")
+    kind: Literal["files", "python-environment"] = Field(
+        "files",
+        description="`files`: PDF, HTML, Markdown, text, source code, JSONL and Parquet. `python-environment`: the "
+        "READMEs, licences, docstrings and source files of the running Python and its packages.",
+    )
+    path: str | None = Field(
+        None, description="A folder, a file, a glob or an fsspec URL; relative to the recipe file."
+    )
+    columns: Columns = Field(default_factory=Columns, description="Column mapping for JSONL and Parquet.")
+    licence: str | None = Field(None, description="Licence of documents that do not state their own.")
+    priority: int = Field(0, description="Among duplicates the source with the higher priority survives.")
+    max_bytes: int = Field(
+        12_000_000, ge=10_000, description="For `python-environment`: size of the files chosen by path hash."
+    )
+
+    @model_validator(mode="after")
+    def _path_where_needed(self) -> "Source":
+        if self.kind == "files" and not self.path:
+            raise ValueError("a source of kind 'files' needs a `path`")
+        if self.kind == "python-environment" and self.path:
+            raise ValueError("a source of kind 'python-environment' takes no `path`")
+        return self
+
+
+class Extract(Section):
+    """Bounds on untrusted files; what exceeds them becomes a reject."""
+
+    max_file_bytes: int = Field(
+        2 << 30, ge=1, description="Largest file, also after decompression, in bytes."
+    )
+    max_characters: int = Field(5_000_000, ge=1, description="Largest document in characters.")
+    max_pages: int = Field(5_000, ge=1, description="Largest PDF in pages.")
+    pdf_seconds: float = Field(60.0, gt=0, description="Time limit for one PDF.")
+    shard_bytes: int = Field(
+        8 << 20, ge=1, description="Input files are grouped to about this many bytes per document shard."
+    )
+
+
+class Annotate(Section):
+    """Which labels are made."""
+
+    labels: list[Literal["language", "quality", "educational", "domain", "safety"]] = Field(
+        ["language", "quality", "educational", "domain", "safety"], description="Annotators that run."
+    )
+
+
+class Range(Section):
+    """Bounds on one label column; a missing bound does not bind."""
+
+    min: float | None = Field(None, description="Values below are dropped.")
+    max: float | None = Field(None, description="Values above are dropped.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Range":
+        if self.min is None and self.max is None:
+            raise ValueError("give `min`, `max` or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+
+def _between(low: float | None = None, high: float | None = None) -> Range:
+    return Range(min=low, max=high)
+
+
+def _prose_rules() -> dict[str, Range]:
+    """Gopher's and FineWeb's English values, with the changes FineWeb-2 made for other languages."""
+    return {
+        "words": _between(50, 100_000),
+        "mean_word_length": _between(2, 10),
+        "symbol_word_ratio": _between(high=0.1),
+        "bullet_line_ratio": _between(high=0.9),
+        "ellipsis_line_ratio": _between(high=0.3),
+        "alpha_word_ratio": _between(low=0.7),
+        "duplicate_line_ratio": _between(high=0.3),
+        "duplicate_line_character_ratio": _between(high=0.2),
+        "duplicate_paragraph_ratio": _between(high=0.3),
+        "top_2gram_ratio": _between(high=0.2),
+        "top_3gram_ratio": _between(high=0.18),
+        "top_4gram_ratio": _between(high=0.16),
+        "duplicate_5gram_ratio": _between(high=0.15),
+        "duplicate_10gram_ratio": _between(high=0.1),
+        "unsafe_score": _between(high=0.95),
+    }
+
+
+def _code_rules() -> dict[str, Range]:
+    return {"characters": _between(100, 200_000), "duplicate_line_character_ratio": _between(high=0.5)}
+
+
+class Filter(Section):
+    """Which documents are kept. Every reason that fired is recorded as `<column>.min` or `<column>.max`."""
+
+    rules: dict[str, Range] = Field(
+        default_factory=_prose_rules, description="Label column -> bounds, for documents that are not code."
+    )
+    code_rules: dict[str, Range] = Field(
+        default_factory=_code_rules, description="Label column -> bounds, for documents of domain `code`."
+    )
+    languages: list[str] | None = Field(
+        None, description="Keep only these labels, for example [eng_Latn, deu_Latn]; all if absent."
+    )
+    language_score: Share = Field(0.3, description="Least probability of the language label (not for code).")
+
+
+class Dedup(Section):
+    """Exact and near-duplicates (MinHash-LSH); the best document of a cluster survives."""
+
+    exact: bool = Field(True, description="Drop exact copies (NFC, white space folded).")
+    near: bool = Field(True, description="Drop near-duplicates.")
+    ngram: int = Field(5, ge=1, le=50, description="Words per shingle (characters x 2 without spaces).")
+    bands: int = Field(14, ge=1, le=256, description="Bands of the signature.")
+    rows: int = Field(8, ge=1, le=64, description="Rows per band.")
+
+
+class Decontaminate(Section):
+    """Overlap with evaluation sets."""
+
+    benchmarks: list[str] = Field(
+        [], description="JSONL or Parquet files of items; relative to the recipe file, globs allowed."
+    )
+    fields: list[str] = Field(
+        ["question", "problem", "prompt", "text", "answer"],
+        description="Fields of an item that are joined, in this order, where present.",
+    )
+    ngram: int = Field(13, ge=3, le=50, description="Words per n-gram.")
+    overlap: Share = Field(
+        0.5, gt=0, description="Drop when at least this share of an item's n-grams is found."
+    )
+
+
+class Split(Section):
+    """The validation split: whole clusters, chosen by hash."""
+
+    validation: Annotated[float, Field(ge=0, lt=0.5)] = Field(0.005, description="Share of the clusters.")
+
+
+class TokenizerSection(Section):
+    """Trains a byte-level BPE tokenizer on the kept training documents, or takes an existing one."""
+
+    path: str | None = Field(
+        None, description="Folder or tokenizer.json of an existing tokenizer; trains none."
+    )
+    vocabulary_size: int = Field(151_669, ge=512, le=2_000_000, description="With the 26 added tokens.")
+    max_bytes: int = Field(
+        1 << 30, ge=1, description="Training text: documents are chosen by hash up to about this size."
+    )
+
+
+class LongMixture(Section):
+    """Shares by document length, as in the report's long-context stage; lengths are in tokens."""
+
+    share: Share = Field(0.75, description="Share of the tokens from documents longer than `boundary`.")
+    boundary: int = Field(gt=0, description="Tokens; the report uses half the sequence length.")
+    minimum: int = Field(gt=0, description="Shorter documents are not used; the report uses an eighth.")
+
+
+class Mixture(Section):
+    """A document's weight is the product of the weights of its labels; a label not named weighs 1."""
+
+    language: dict[str, Weight] = Field({}, description="Language label -> weight.")
+    group: dict[str, Weight] = Field({}, description="Language group -> weight.")
+    domain: dict[str, Weight] = Field({}, description="Domain -> weight.")
+    educational: dict[int, Weight] = Field({}, description="Educational bin (0 to 3) -> weight.")
+    source: dict[str, Weight] = Field({}, description="Source name -> weight.")
+    lengths: LongMixture | None = Field(None, description="Shares by length; absent: any length.")
+
+
+class LearningRate(Section):
+    """One stage's part of the schedule; it starts where the stage before it ended (the first at zero)."""
+
+    shape: Literal["cosine", "linear", "1-sqrt", "constant"] = Field(
+        "cosine", description="Shape of the decay."
+    )
+    peak: float | None = Field(
+        None, gt=0, description="Top after warm-up; absent: the end of the stage before."
+    )
+    end: float = Field(ge=0, description="Learning rate at the end of the stage (not for `constant`).")
+    warmup: Share = Field(0.0, lt=1, description="Share of the stage's steps that climb to the peak.")
+
+
+class TrainingStage(Section):
+    """One of the stages of pre-training (S1 general, S2 reasoning, S3 long context)."""
+
+    name: Name = Field(description="Name of the stage, also of its plan and pack.")
+    tokens: int = Field(gt=0, description="Training tokens; rounded down to whole steps.")
+    sequence_length: int = Field(ge=8, le=1 << 20, description="Tokens per sequence.")
+    batch_size: int = Field(gt=0, description="Sequences per optimizer step, over all ranks.")
+    mixture: Mixture = Field(default_factory=Mixture, description="What the stage is trained on.")
+    packing: Literal["concatenate", "best-fit"] = Field(
+        "concatenate",
+        description="`concatenate`: documents are joined and cut; `best-fit`: documents stay whole, gaps are padding.",
+    )
+    document_mask: bool = Field(True, description="Attention stays inside a document.")
+    rope_base: float = Field(10_000.0, gt=1, description="Base of the rotary embedding.")
+    learning_rate: LearningRate
+
+
+class Optimizer(Section):
+    """AdamW."""
+
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    epsilon: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0, description="Not applied to norms.")
+    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    z_loss: float = Field(0.0, ge=0, description="Coefficient of the squared log-normaliser; 1e-5 is usual.")
+
+
+class ModelFields(Section):
+    """A Qwen3 dense model by its fields; the vocabulary comes from the tokenizer, padded to 128 rows."""
+
+    hidden_size: int = Field(ge=8)
+    intermediate_size: int = Field(ge=8)
+    layers: int = Field(ge=1, le=1000)
+    heads: int = Field(ge=1)
+    kv_heads: int = Field(ge=1)
+    head_dim: int = Field(128, ge=4)
+    tied_embeddings: bool = True
+    init_std: float = Field(0.02, gt=0)
+
+    @model_validator(mode="after")
+    def _divides(self) -> "ModelFields":
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim ({self.head_dim}) must be even: the rotary embedding turns pairs")
+        return self
+
+
+class Pretrain(Section):
+    """The model and its stages of training."""
+
+    model: ModelName | ModelFields = Field(description="A published size by name, or the fields of a model.")
+    stages: list[TrainingStage] = Field(min_length=1, description="Stages of training, in order.")
+    optimizer: Optimizer = Field(default_factory=lambda: Optimizer())
+    micro_batch_tokens: int = Field(
+        16_384, gt=0, description="Tokens per forward pass and rank; smaller needs less memory."
+    )
+    checkpoint_every: int = Field(
+        1000, gt=0, description="Steps between checkpoints; stages end with one too."
+    )
+    keep_checkpoints: int = Field(
+        3, ge=1, description="Newest checkpoints kept; ends of stages are always kept."
+    )
+    validate_every: int = Field(500, gt=0, description="Steps between validations.")
+    validation_tokens: int = Field(1 << 20, gt=0, description="Largest number of tokens per validation.")
+    activation_checkpointing: bool = Field(False, description="Recompute blocks in the backward pass.")
+    compile: bool = Field(False, description="torch.compile each block (on a GPU).")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="`auto` takes a GPU where there is one."
+    )
+    threads: int | None = Field(None, ge=1, description="Threads of torch on a CPU; absent: torch decides.")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Pretrain":
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two stages of training have the same name: {', '.join(names)}")
+        if "validation" in names:
+            raise ValueError("a stage of training cannot be named 'validation'")
+        if self.stages[0].learning_rate.peak is None:
+            raise ValueError("the first stage's learning_rate needs a `peak`")
+        return self
+
+
+class Mix(Section):
+    """Turns weights into a plan: how often each document is used."""
+
+    max_copies: float = Field(4.0, gt=0, description="No document is used more often than this per stage.")
+    cell_tokens: int = Field(
+        100_000, ge=0, description="Cells with fewer tokens are merged with their neighbours."
+    )
+
+
+class Evaluate(Section):
+    """Bits per byte on the validation split, per language and domain."""
+
+    max_tokens: int = Field(4 << 20, gt=0, description="Largest number of validation tokens read.")
+
+
+class Export(Section):
+    """The folder that `transformers` loads."""
+
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Type of the exported weights.")
+    prompts: list[str] = Field(
+        [], description="Prompts of the sample continuations in the summary and the report."
+    )
+
+
+class Recipe(Section):
+    """A run, from documents to a pre-trained model."""
+
+    name: Name = Field(description="Name of the run; the default output folder is runs/<name>.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of every random choice.")
+    sources: list[Source] = Field(min_length=1, description="Where documents come from.")
+    extract: Extract = Field(default_factory=lambda: Extract())
+    annotate: Annotate = Field(default_factory=lambda: Annotate())
+    filter: Filter = Field(default_factory=lambda: Filter())
+    dedup: Dedup = Field(default_factory=lambda: Dedup())
+    decontaminate: Decontaminate = Field(default_factory=lambda: Decontaminate())
+    split: Split = Field(default_factory=lambda: Split())
+    tokenizer: TokenizerSection = Field(default_factory=lambda: TokenizerSection())
+    mix: Mix = Field(default_factory=lambda: Mix())
+    pretrain: Pretrain | None = Field(None, description="Absent: the run ends with the tokenized shards.")
+    evaluate: Evaluate = Field(default_factory=lambda: Evaluate())
+    export: Export = Field(default_factory=lambda: Export())
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Recipe":
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two sources have the same name: {', '.join(names)}")
+        return self
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Reading a recipe, with the line of whatever is wrong
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with 1.2 numbers (`3e-4` is a number) and no silent loss of a repeated key."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key '{key}' stands here twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(str(loader.construct_scalar(node)))
+
+
+_Loader.add_implicit_resolver(
+    "!scientific", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+_Loader.add_constructor("!scientific", _float)
+
+
+def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read, override and check a recipe.
+
+    `overrides` are `key=value` with dotted keys (`filter.language_score=0.5`, `pretrain.stages.s1.tokens=1e6`); list
+    items go by position or by their `name`. Relative paths in the recipe become relative to its folder.
+    Raises ConfigError with file, line, key and what is allowed.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path}: cannot read the recipe: {reason}") from error
+    try:
+        node = yaml.compose(text, _Loader)
+        value = yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}:1: a recipe is a mapping of keys; see `sluice recipe schema`")
+    for override in overrides:
+        _override(value, override)
+    return check_recipe(value, path.parent, str(path), node)
+
+
+def check_recipe(
+    value: dict[str, Any], base: Path, name: str = "recipe", node: yaml.Node | None = None
+) -> Recipe:
+    """Validate a recipe given as plain values; `base` is what relative paths are relative to."""
+    try:
+        recipe = Recipe.model_validate(value)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, name, node)) from None
+    return _resolve_paths(recipe, base)
+
+
+def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
+    def absolute(path: str) -> str:
+        return path if not paths.is_local(path) or Path(path).is_absolute() else str((base / path).absolute())
+
+    sources = [
+        source.model_copy(update={"path": absolute(source.path)}) if source.path else source
+        for source in recipe.sources
+    ]
+    decontaminate = recipe.decontaminate.model_copy(
+        update={"benchmarks": [absolute(path) for path in recipe.decontaminate.benchmarks]}
+    )
+    tokenizer = recipe.tokenizer
+    if tokenizer.path:
+        tokenizer = tokenizer.model_copy(update={"path": absolute(tokenizer.path)})
+    return recipe.model_copy(
+        update={"sources": sources, "decontaminate": decontaminate, "tokenizer": tokenizer}
+    )
+
+
+def _override(value: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: write it as key=value, for example filter.language_score=0.5")
+    try:
+        new = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from error
+    *parents, last = key.split(".")
+    here: Any = value
+    for part in parents:
+        if isinstance(here, list):
+            here = here[_position(here, part, override)]
+        elif isinstance(here, dict):
+            here = here.setdefault(part, {})
+        else:
+            raise ConfigError(f"--set {override}: '{part}' is below a plain value, which has no keys")
+    if isinstance(here, list):
+        here[_position(here, last, override)] = new
+    elif isinstance(here, dict):
+        here[last] = new
+    else:
+        raise ConfigError(f"--set {override}: '{last}' is below a plain value, which has no keys")
+
+
+def _position(items: list[Any], part: str, override: str) -> int:
+    for index, item in enumerate(items):
+        if isinstance(item, dict) and item.get("name") == part:
+            return index
+    if part.isdigit() and int(part) < len(items):
+        return int(part)
+    names = [str(item.get("name", index)) for index, item in enumerate(items) if isinstance(item, dict)]
+    raise ConfigError(f"--set {override}: no item '{part}' in this list; there are: {', '.join(names)}")
+
+
+def _explain(error: ValidationError, name: str, node: yaml.Node | None) -> str:
+    """One line for the first thing that is wrong: file, line, key, what is allowed."""
+    details = error.errors()
+    if node is not None:
+        details.sort(key=lambda detail: _line(node, list(detail["loc"])))
+    # Of a union (a model's name or its fields) the branch that got furthest speaks for the writer's intention.
+    union = all(detail["loc"][:2] == ("pretrain", "model") for detail in details)
+    first = max(details, key=lambda detail: len(detail["loc"])) if union else details[0]
+    keys = [part for part in first["loc"] if not (isinstance(part, str) and _is_branch(part))]
+    where = f"{name}:{_line(node, keys)}" if node is not None else name
+    dotted = ".".join(str(part) for part in keys) or "recipe"
+    kind, message = first["type"], first["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        allowed = _allowed(keys[:-1])
+        message = f"unknown key; allowed here: {', '.join(allowed)}"
+    elif kind == "missing":
+        message = "this key is missing"
+    elif "input" in first and not isinstance(first["input"], dict | list):
+        message = f"{message[0].lower()}{message[1:]}, not {first['input']!r}"
+    others = f" (and {len(details) - 1} more)" if len(details) > 1 and not union else ""
+    return f"{where}: {dotted}: {message}{others}"
+
+
+def _is_branch(part: str) -> bool:
+    """pydantic names the branch of a union in the location; it is no key of the file."""
+    return part.startswith(("literal[", "function-")) or part[:1].isupper()
+
+
+def _allowed(keys: list[Any]) -> list[str]:
+    """The keys that a section of the recipe allows."""
+    model: Any = Recipe
+    for key in keys:
+        if isinstance(key, int):
+            continue
+        annotation = model.model_fields[key].annotation if key in getattr(model, "model_fields", {}) else None
+        found = [item for item in _models(annotation)]
+        if not found:
+            return []
+        model = found[-1]
+    return sorted(model.model_fields)
+
+
+def _models(annotation: Any) -> list[Any]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in getattr(annotation, "__args__", ()) for model in _models(argument)]
+
+
+def _line(node: yaml.Node, keys: list[Any]) -> int:
+    """Line of the deepest part of the key path that the file holds."""
+    line = node.start_mark.line + 1
+    for key in keys:
+        if isinstance(node, yaml.MappingNode):
+            for key_node, value_node in node.value:
+                if key_node.value == str(key):
+                    line, node = key_node.start_mark.line + 1, value_node
+                    break
+            else:
+                return line
+        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+            node = node.value[key]
+            line = node.start_mark.line + 1
+        else:
+            return line
+    return line
