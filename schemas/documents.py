@@ -31,9 +31,7 @@ REJECTS = pa.schema(
         pa.field("path", pa.string(), nullable=False),
         pa.field("locator", pa.string(), nullable=False),
         pa.field("stage", pa.string(), nullable=False),
-        pa.field(
-            "error", pa.string(), nullable=False
-        ),  # a short class: encrypted, needs_ocr, invalid_json, ...
+        pa.field("error", pa.string(), nullable=False),  # a short class: encrypted, needs_ocr, invalid_json, ...
         pa.field("message", pa.string(), nullable=False),  # one sentence for a person
     ]
 )

@@ -46,9 +46,7 @@ class Job:
         if not found:
             return None
         if len(found) != len(self.document_shards()):
-            raise DataError(
-                f"{self.inputs[stage]}/{folder}: {len(found)} sidecars for another number of shards"
-            )
+            raise DataError(f"{self.inputs[stage]}/{folder}: {len(found)} sidecars for another number of shards")
         return found
 
 

@@ -109,9 +109,7 @@ DOMAIN = _sidecar(
 SAFETY = _sidecar(
     "safety",
     _field("unsafe_score", pa.float32(), "[0, 1]: probability that the worst window of the text is unsafe."),
-    _field(
-        "unsafe_category", pa.string(), "Likeliest kind of harm; null below a score of 0.5.", nullable=True
-    ),
+    _field("unsafe_category", pa.string(), "Likeliest kind of harm; null below a score of 0.5.", nullable=True),
     _field("pii_count", pa.int32(), "E-mail addresses, phone numbers and IP addresses found."),
 )
 

@@ -66,9 +66,7 @@ class Source(Section):
 class Extract(Section):
     """Bounds on untrusted files; what exceeds them becomes a reject."""
 
-    max_file_bytes: int = Field(
-        2 << 30, ge=1, description="Largest file, also after decompression, in bytes."
-    )
+    max_file_bytes: int = Field(2 << 30, ge=1, description="Largest file, also after decompression, in bytes.")
     max_characters: int = Field(5_000_000, ge=1, description="Largest document in characters.")
     max_pages: int = Field(5_000, ge=1, description="Largest PDF in pages.")
     pdf_seconds: float = Field(60.0, gt=0, description="Time limit for one PDF.")
@@ -165,9 +163,7 @@ class Decontaminate(Section):
         description="Fields of an item that are joined, in this order, where present.",
     )
     ngram: int = Field(13, ge=3, le=50, description="Words per n-gram.")
-    overlap: Share = Field(
-        0.5, gt=0, description="Drop when at least this share of an item's n-grams is found."
-    )
+    overlap: Share = Field(0.5, gt=0, description="Drop when at least this share of an item's n-grams is found.")
 
 
 class Split(Section):
@@ -179,9 +175,7 @@ class Split(Section):
 class TokenizerSection(Section):
     """Trains a byte-level BPE tokenizer on the kept training documents, or takes an existing one."""
 
-    path: str | None = Field(
-        None, description="Folder or tokenizer.json of an existing tokenizer; trains none."
-    )
+    path: str | None = Field(None, description="Folder or tokenizer.json of an existing tokenizer; trains none.")
     vocabulary_size: int = Field(151_669, ge=512, le=2_000_000, description="With the 26 added tokens.")
     max_bytes: int = Field(
         1 << 30, ge=1, description="Training text: documents are chosen by hash up to about this size."
@@ -210,12 +204,8 @@ class Mixture(Section):
 class LearningRate(Section):
     """One stage's part of the schedule; it starts where the stage before it ended (the first at zero)."""
 
-    shape: Literal["cosine", "linear", "1-sqrt", "constant"] = Field(
-        "cosine", description="Shape of the decay."
-    )
-    peak: float | None = Field(
-        None, gt=0, description="Top after warm-up; absent: the end of the stage before."
-    )
+    shape: Literal["cosine", "linear", "1-sqrt", "constant"] = Field("cosine", description="Shape of the decay.")
+    peak: float | None = Field(None, gt=0, description="Top after warm-up; absent: the end of the stage before.")
     end: float = Field(ge=0, description="Learning rate at the end of the stage (not for `constant`).")
     warmup: Share = Field(0.0, lt=1, description="Share of the stage's steps that climb to the peak.")
 
@@ -278,19 +268,13 @@ class Pretrain(Section):
     micro_batch_tokens: int = Field(
         16_384, gt=0, description="Tokens per forward pass and rank; smaller needs less memory."
     )
-    checkpoint_every: int = Field(
-        1000, gt=0, description="Steps between checkpoints; stages end with one too."
-    )
-    keep_checkpoints: int = Field(
-        3, ge=1, description="Newest checkpoints kept; ends of stages are always kept."
-    )
+    checkpoint_every: int = Field(1000, gt=0, description="Steps between checkpoints; stages end with one too.")
+    keep_checkpoints: int = Field(3, ge=1, description="Newest checkpoints kept; ends of stages are always kept.")
     validate_every: int = Field(500, gt=0, description="Steps between validations.")
     validation_tokens: int = Field(1 << 20, gt=0, description="Largest number of tokens per validation.")
     activation_checkpointing: bool = Field(False, description="Recompute blocks in the backward pass.")
     compile: bool = Field(False, description="torch.compile each block (on a GPU).")
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="`auto` takes a GPU where there is one."
-    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a GPU where there is one.")
     threads: int | None = Field(None, ge=1, description="Threads of torch on a CPU; absent: torch decides.")
 
     @model_validator(mode="after")
@@ -309,9 +293,7 @@ class Mix(Section):
     """Turns weights into a plan: how often each document is used."""
 
     max_copies: float = Field(4.0, gt=0, description="No document is used more often than this per stage.")
-    cell_tokens: int = Field(
-        100_000, ge=0, description="Cells with fewer tokens are merged with their neighbours."
-    )
+    cell_tokens: int = Field(100_000, ge=0, description="Cells with fewer tokens are merged with their neighbours.")
 
 
 class Evaluate(Section):
@@ -324,9 +306,7 @@ class Export(Section):
     """The folder that `transformers` loads."""
 
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Type of the exported weights.")
-    prompts: list[str] = Field(
-        [], description="Prompts of the sample continuations in the summary and the report."
-    )
+    prompts: list[str] = Field([], description="Prompts of the sample continuations in the summary and the report.")
 
 
 class Recipe(Section):
@@ -367,9 +347,7 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"key '{key}' stands here twice", problem_mark=key_node.start_mark
-                )
+                raise yaml.MarkedYAMLError(problem=f"key '{key}' stands here twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -378,9 +356,7 @@ def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
     return float(str(loader.construct_scalar(node)))
 
 
-_Loader.add_implicit_resolver(
-    "!scientific", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+_Loader.add_implicit_resolver("!scientific", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
 _Loader.add_constructor("!scientific", _float)
 
 
@@ -413,9 +389,7 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     return check_recipe(value, path.parent, str(path), node)
 
 
-def check_recipe(
-    value: dict[str, Any], base: Path, name: str = "recipe", node: yaml.Node | None = None
-) -> Recipe:
+def check_recipe(value: dict[str, Any], base: Path, name: str = "recipe", node: yaml.Node | None = None) -> Recipe:
     """Validate a recipe given as plain values; `base` is what relative paths are relative to."""
     try:
         recipe = Recipe.model_validate(value)
@@ -438,9 +412,7 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     tokenizer = recipe.tokenizer
     if tokenizer.path:
         tokenizer = tokenizer.model_copy(update={"path": absolute(tokenizer.path)})
-    return recipe.model_copy(
-        update={"sources": sources, "decontaminate": decontaminate, "tokenizer": tokenizer}
-    )
+    return recipe.model_copy(update={"sources": sources, "decontaminate": decontaminate, "tokenizer": tokenizer})
 
 
 def _override(value: dict[str, Any], override: str) -> None:
@@ -513,7 +485,7 @@ def _allowed(keys: list[Any]) -> list[str]:
         if isinstance(key, int):
             continue
         annotation = model.model_fields[key].annotation if key in getattr(model, "model_fields", {}) else None
-        found = [item for item in _models(annotation)]
+        found = _models(annotation)
         if not found:
             return []
         model = found[-1]
