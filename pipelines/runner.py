@@ -1,0 +1,201 @@
+"""One Beam pipeline per stage: how it is started, watched and summed up.
+
+The elements of a pipeline are small references (a `Task` names an input shard); each `DoFn` reads its shard once,
+runs the kernels and writes its output shard, and answers with a `ShardResult`. The results, never the data, come back
+to the driver, which makes the manifest of them.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from schemas import paths
+from schemas.errors import ConfigError, DataError
+from schemas.job import Job, Output
+from schemas.manifest import FileEntry
+
+RESULTS = ".results.json"
+LOCAL_RUNNER = "FnApiRunner"  # named explicitly: `DirectRunner` may try to download a binary first
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Task:
+    """A reference to one input shard; `sidecars` are the files in the same row order, None where there are none."""
+
+    index: int
+    path: str
+    output: str
+    sidecars: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """File name of whatever is made of this shard; it sorts as the shards do."""
+        return f"{self.index:05d}"
+
+
+@dataclass
+class ShardResult:
+    """What a DoFn says of the files it wrote."""
+
+    files: list[FileEntry] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        value = asdict(self) | {"files": [entry.model_dump() for entry in self.files]}
+        return json.dumps(value, sort_keys=True)
+
+
+def shard_tasks(job: Job, sidecars: dict[str, tuple[str, str]]) -> list[Task]:
+    """One task per document shard. `sidecars` maps a name to (stage, folder); absent stages give None."""
+    shards = job.document_shards()
+    found = {name: job.sidecars(stage, folder) for name, (stage, folder) in sidecars.items()}
+    return [
+        Task(index, path, job.output, {name: files[index] if files else None for name, files in found.items()})
+        for index, path in enumerate(shards)
+    ]
+
+
+def map_shards(job: Job, tasks: list[Task], worker: beam.DoFn, watch: str) -> Output:
+    """Run `worker` (Task -> ShardResult) over all tasks; `watch` is the folder whose files show the progress."""
+
+    def build(pipeline: beam.Pipeline) -> beam.PCollection:
+        return pipeline | "Shards" >> beam.Create(tasks) | beam.Reshuffle() | "Work" >> beam.ParDo(worker)
+
+    return run_pipeline(job, build, len(tasks), watch)
+
+
+def run_pipeline(
+    job: Job, build: Callable[[beam.Pipeline], beam.PCollection], shards: int, watch: str, unit: str = "shards"
+) -> Output:
+    """Run the pipeline that `build` lays out (its last collection holds ShardResults) and sum the results up."""
+    results = paths.join(job.output, RESULTS)
+    with _watch(job, shards, watch, unit), _one_line_errors():
+        runner, options = _options(job.beam_options)
+        with beam.Pipeline(runner=runner, options=options) as pipeline:
+            _ = (
+                build(pipeline)
+                | "To text" >> beam.Map(ShardResult.to_json)
+                | "Collect" >> beam.combiners.ToList()
+                | "Write results" >> beam.Map(_write_results, results)
+            )
+    merged = merge_results(json.loads(paths.read_text(results)))
+    paths.remove(results)
+    return merged
+
+
+def merge_results(results: Iterable[dict[str, Any]]) -> Output:
+    """Sum counts, sort files by path; the order of the results does not matter."""
+    files: list[FileEntry] = []
+    counts: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    extra: Counter[str] = Counter()
+    for result in results:
+        files += [FileEntry(**entry) for entry in result["files"]]
+        counts.update(result["counts"])
+        reasons.update(result["reasons"])
+        extra.update(result["extra"])
+    files.sort(key=lambda entry: entry.path)
+    return Output(files, *(dict(sorted(counter.items())) for counter in (counts, reasons, extra)))
+
+
+def _write_results(results: list[str], path: str) -> None:
+    paths.write_text(path, "[" + ",\n".join(sorted(results)) + "]")
+
+
+def _options(arguments: tuple[str, ...]) -> tuple[str | None, PipelineOptions]:
+    # Workers are started as `python -m ...`, which would put the working directory, and whatever folder named
+    # `pipelines` lies in it, before the installed packages.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    named = any(argument.split("=")[0] == "--runner" for argument in arguments)
+    options = PipelineOptions(list(arguments))
+    unknown = _unknown_options(arguments)
+    if unknown:
+        raise ConfigError(f"after `--`: Beam has no pipeline option {unknown}")
+    return (None if named else LOCAL_RUNNER), options
+
+
+def _unknown_options(arguments: tuple[str, ...]) -> str | None:
+    known: set[str] = set()
+    for options in PipelineOptions.__subclasses__():
+        parser = _Names()
+        with contextlib.suppress(Exception):
+            options._add_argparse_args(parser)
+        known |= parser.names
+    for argument in arguments:
+        name = argument.split("=")[0]
+        if name.startswith("--") and name not in known:
+            return name
+    return None
+
+
+class _Names:
+    """Stands where Beam expects an argument parser and keeps the names of the options."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def add_argument(self, *flags: str, **_: Any) -> None:
+        self.names.update(flags)
+
+    def add_argument_group(self, *_: Any, **__: Any) -> "_Names":
+        return self
+
+    add_mutually_exclusive_group = add_argument_group
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Beam wraps an error of a worker in pages of text; give back the one line that was written for a person."""
+    try:
+        yield
+    except (ConfigError, DataError):
+        raise
+    except Exception as error:
+        text = str(error)
+        for kind in (ConfigError, DataError):
+            marker = f"{kind.__module__}.{kind.__qualname__}: "
+            if marker in text:
+                raise kind(text.rsplit(marker, 1)[1].splitlines()[0].split(" [while running")[0]) from error
+        if isinstance(error, ConfigError | DataError):
+            raise
+        raise
+
+
+@contextlib.contextmanager
+def _watch(job: Job, total: int, folder: str, unit: str) -> Iterator[None]:
+    """Report how many of the expected output files exist: it works the same on every runner."""
+    fs, inner = paths.filesystem(paths.join(job.output, folder))
+    stop = threading.Event()
+
+    def count() -> int:
+        fs.invalidate_cache()
+        try:
+            return sum(not str(name).endswith(".writing") for name in fs.ls(inner, detail=False))
+        except FileNotFoundError:
+            return 0
+
+    def watch() -> None:
+        while not stop.wait(POLL_SECONDS):
+            job.progress.update(min(count(), total), total, unit)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+        job.progress.update(total, total, unit)
+    finally:
+        stop.set()
+        thread.join()
