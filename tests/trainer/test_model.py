@@ -1,0 +1,326 @@
+"""The dense model against its published sizes, separate documents, brute force and itself."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import create_block_mask, create_mask
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from schemas.errors import ConfigError
+from trainer.loss import IGNORE, chunked_cross_entropy
+from trainer.model.attention import BLOCK, attention, block_mask, document_mask, document_starts
+from trainer.model.qwen3 import Cache, Qwen3, apply_checkpointing, build, initial_value
+from trainer.model.sizes import SIZES, ModelConfig, parameter_count
+
+torch.set_num_threads(1)
+
+PUBLISHED = {
+    "qwen3-0.6b": (596_049_920, 440_467_456),
+    "qwen3-1.7b": (1_720_574_976, 1_409_410_048),
+    "qwen3-4b": (4_022_468_096, 3_633_511_936),
+    "qwen3-8b": (8_190_735_360, 6_946_075_648),
+    "qwen3-14b": (14_768_307_200, 13_212_482_560),
+    "qwen3-32b": (32_762_123_264, 31_206_298_624),
+}
+TINY = ModelConfig(
+    vocabulary_size=97,
+    hidden_size=32,
+    intermediate_size=80,
+    layers=3,
+    heads=8,
+    kv_heads=2,
+    head_dim=16,
+    tied_embeddings=False,
+    init_std=0.1,
+)
+
+
+def tokens(batch: int, length: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(TINY.vocabulary_size, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_have_the_published_parameter_counts(name: str) -> None:
+    config = SIZES[name]
+    with torch.device("meta"):
+        model = Qwen3(config)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    body = sum(parameter.numel() for parameter in [*model.layers.parameters(), *model.norm.parameters()])
+    assert parameter_count(config) == (total, body) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize(("field", "value"), [("heads", 7), ("head_dim", 15), ("layers", 0), ("rope_base", -1.0)])
+def test_impossible_shapes_are_named(field: str, value: float) -> None:
+    shape = {name: getattr(TINY, name) for name in TINY.__dataclass_fields__}
+    with pytest.raises(ConfigError, match=field):
+        ModelConfig(**(shape | {field: value}))
+
+
+def test_initial_weights_depend_on_seed_and_name_alone() -> None:
+    first, second, other = build(TINY, 1), build(TINY, 1), build(TINY, 2)
+    for (name, a), b, c in zip(first.named_parameters(), second.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+        if a.dim() == 1:
+            assert torch.equal(a, torch.ones_like(a))
+        else:
+            assert not torch.equal(a, c), name
+    drawn = [p for p in first.parameters() if p.dim() > 1]
+    same_shape = [(a, b) for a, b in itertools.combinations(drawn, 2) if a.shape == b.shape]
+    assert not any(torch.equal(a, b) for a, b in same_shape)
+
+    weight = initial_value("x", torch.Size((400, 500)), 0.02, 0)
+    assert weight.abs().max() <= 0.06
+    # A normal cut at 3 standard deviations keeps 0.98658 of its spread.
+    assert weight.std().item() == pytest.approx(0.02 * 0.98658, rel=0.01)
+    assert weight.mean().abs() < 2e-4
+
+
+# documents ---------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.lists(st.integers(1, 300), min_size=1, max_size=6), min_size=1, max_size=3))
+@settings(max_examples=40, deadline=None)
+def test_block_mask_marks_the_tiles_that_brute_force_marks(lengths: list[list[int]]) -> None:
+    longest = max(sum(row) for row in lengths)
+    rows = [[*row, longest - sum(row)] for row in lengths]
+    document_BT = torch.stack(
+        [torch.repeat_interleave(torch.arange(len(row)), torch.tensor(row)) for row in rows]
+    ).int()
+
+    def same_document(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        return (s <= q) & (document_BT[b, q] == document_BT[b, s])
+
+    ours = block_mask(document_starts(document_BT))
+    batch, length = document_BT.shape
+    oracle = create_block_mask(same_document, batch, None, length, length, device="cpu", BLOCK_SIZE=BLOCK)
+    assert torch.equal(ours.to_dense(), oracle.to_dense())
+    exact = create_mask(same_document, batch, 1, length, length, device="cpu")
+    assert torch.equal(create_mask(ours.mask_mod, batch, 1, length, length, device="cpu"), exact)
+    padding = -length % BLOCK  # queries past the end see what they like
+    padded = F.pad(F.pad(exact[:, 0], (0, padding), value=False), (0, 0, 0, padding), value=True)
+    tiles = padded.unfold(1, BLOCK, BLOCK).unfold(2, BLOCK, BLOCK).all(-1).all(-1)
+    whole = torch.zeros_like(ours.to_dense()[:, 0], dtype=torch.bool)
+    assert ours.full_kv_num_blocks is not None and ours.full_kv_indices is not None
+    for b, q in itertools.product(range(batch), range(whole.shape[1])):
+        whole[b, q, ours.full_kv_indices[b, 0, q, : ours.full_kv_num_blocks[b, 0, q]]] = True
+    assert torch.equal(whole, tiles)
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.sampled_from([(4, 4), (4, 2), (6, 1)]))
+@settings(max_examples=30, deadline=None)
+def test_attention_in_documents_equals_brute_force(lengths: list[int], heads: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(sum(lengths))
+    query_heads, kv_heads = heads
+    length = sum(lengths)
+    q = torch.randn(2, query_heads, length, 8, generator=generator)
+    k, v = torch.randn(2, 2, kv_heads, length, 8, generator=generator)
+    numbers = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    document_BT = torch.stack((numbers, torch.zeros_like(numbers)))
+
+    repeated = [x.repeat_interleave(query_heads // kv_heads, dim=1) for x in (k, v)]
+    scores = q @ repeated[0].transpose(2, 3) / 8**0.5
+    seen = (document_BT[:, :, None] == document_BT[:, None, :]) & torch.ones(length, length).tril().bool()
+    expected = scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1) @ repeated[1]
+    torch.testing.assert_close(attention(q, k, v, document_mask(document_BT)), expected, atol=1e-6, rtol=1e-6)
+
+
+def packed() -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Two rows of 40 tokens, the five documents in them, and the document of every position."""
+    batch = tokens(2, 40)
+    document_BT = torch.tensor([[0] * 7 + [1] * 21 + [2] * 12, [3] * 1 + [4] * 39], dtype=torch.int32)
+    return batch, document_BT, [batch[document_BT == number] for number in range(5)]
+
+
+def summed_loss(model: Qwen3, ids_BT: torch.Tensor, document_BT: torch.Tensor | None) -> torch.Tensor:
+    """Every token predicts the next of its own document."""
+    labels = torch.full_like(ids_BT, IGNORE)
+    labels[:, :-1] = ids_BT[:, 1:]
+    if document_BT is not None:
+        labels[:, :-1][document_BT[:, 1:] != document_BT[:, :-1]] = IGNORE
+    hidden = model(ids_BT, document_BT=document_BT)
+    return chunked_cross_entropy(hidden.flatten(0, 1), model.head_weight, labels.flatten(), chunk=16)[0]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_packed_documents_equal_separate_documents(tied: bool) -> None:
+    config = ModelConfig(**{**TINY.__dict__, "tied_embeddings": tied})
+    together, apart = build(config, 0), build(config, 0)
+    batch, document_BT, documents = packed()
+    loss = summed_loss(together, batch, document_BT)
+    loss.backward()
+    losses = [summed_loss(apart, document[None], None) for document in documents]
+    torch.stack(losses).sum().backward()
+    torch.testing.assert_close(loss, torch.stack(losses).sum(), rtol=1e-6, atol=0)
+    for (name, a), b in zip(together.named_parameters(), apart.parameters(), strict=True):
+        scale = b.grad.abs().max().item()
+        torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-6 * max(1, scale), msg=name)
+    with torch.no_grad():  # without the mask the documents leak into each other
+        leaking = together(batch, positions_BT=torch.arange(40) - document_starts(document_BT))
+        assert (leaking - together(batch, document_BT=document_BT)).abs().max() > 0.1
+
+
+def test_positions_restart_at_every_document_unless_given() -> None:
+    model = build(TINY, 0)
+    batch, document_BT, _ = packed()
+    restarted = torch.arange(40) - document_starts(document_BT)
+    assert restarted[0].tolist() == [*range(7), *range(21), *range(12)]
+    with torch.no_grad():
+        implied = model(batch, document_BT=document_BT)
+        assert torch.equal(implied, model(batch, restarted, document_BT))
+        # Rotary attention sees distances only: shifting a whole document changes nothing but rounding.
+        torch.testing.assert_close(model(batch, restarted + 100, document_BT), implied, atol=2e-4, rtol=0)
+        assert not torch.allclose(model(batch, restarted * 2, document_BT), implied, atol=1e-2)
+
+
+# one model, several ways to run it ----------------------------------------------------------------------------
+
+
+def test_checkpointing_changes_no_gradient_and_no_name() -> None:
+    plain = build(TINY, 0)
+    frugal = copy.deepcopy(plain)
+    apply_checkpointing(frugal)
+    batch, document_BT, _ = packed()
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    frugal.layers[0].self_attn.register_forward_hook(count)
+    for model in (plain, frugal):
+        summed_loss(model, batch, document_BT).backward()
+    assert calls == 2  # once forward, once again for backward
+    assert list(plain.state_dict()) == list(frugal.state_dict())
+    for a, b in zip(plain.parameters(), frugal.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)
+
+
+def test_a_longer_rope_base_takes_effect_at_once() -> None:
+    model, long = build(TINY, 0), build(ModelConfig(**{**TINY.__dict__, "rope_base": 1e6}), 0)
+    batch = tokens(1, 30)
+    with torch.no_grad():
+        short_range = model(batch)
+        model.set_rope_base(1e6)
+        assert torch.equal(model(batch), long(batch))
+        assert not torch.allclose(model(batch), short_range, atol=1e-3)
+
+
+def test_cached_steps_equal_one_pass() -> None:
+    model = build(TINY, 0)
+    batch = tokens(2, 24)
+    cache = Cache(TINY, 2, 24, torch.device("cpu"), torch.float32)
+    with torch.no_grad():
+        parts = [model(part, cache=cache) for part in batch.split([9, 1, 5, 1, 8], dim=1)]
+        torch.testing.assert_close(torch.cat(parts, dim=1), model(batch), atol=2e-5, rtol=1e-5)
+        with pytest.raises(ValueError, match="not both"):
+            model(batch[:, :1], document_BT=torch.zeros(2, 1), cache=cache)
+
+
+def test_the_head_is_the_embedding_when_tied() -> None:
+    model = build(ModelConfig(**{**TINY.__dict__, "tied_embeddings": True}), 0)
+    assert model.head_weight is model.embed_tokens.weight
+    hidden = torch.randn(2, 5, TINY.hidden_size)
+    assert torch.equal(model.logits(hidden), hidden @ model.embed_tokens.weight.T)
+
+
+def test_bfloat16_model_stays_near_float32() -> None:
+    exact = build(TINY, 0)
+    rough = copy.deepcopy(exact).to(torch.bfloat16)
+    batch, document_BT, _ = packed()
+    with torch.no_grad():
+        hidden = rough(batch, document_BT=document_BT)
+        expected = exact(batch, document_BT=document_BT)
+    assert hidden.dtype == torch.bfloat16
+    assert ((hidden.float() - expected).norm() / expected.norm()).item() < 0.05
+
+
+def test_gpu_block_mask_equals_separate_documents() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    batch, length, width = 2, 512, 128
+    q = torch.randn(batch, 8, length, width, device="cuda", requires_grad=True)
+    k, v = (torch.randn(batch, 2, length, width, device="cuda", requires_grad=True) for _ in range(2))
+    document_BT = (torch.arange(length, device="cuda") // 150).expand(batch, length)
+    upstream = torch.randn_like(q)
+    flex = attention(q, k, v, document_mask(document_BT))
+    gradients = torch.autograd.grad(flex, (q, k, v), upstream)
+    seen = (document_BT[:, None, :, None] == document_BT[:, None, None, :]).tril()
+    sdpa = attention(q, k, v, seen)
+    torch.testing.assert_close(flex, sdpa, atol=1e-2, rtol=1e-2)
+    for a, b in zip(gradients, torch.autograd.grad(sdpa, (q, k, v), upstream), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-2, rtol=2e-2)
+
+
+# loss -----------------------------------------------------------------------------------------------------------
+
+
+def loss_inputs(count: int, width: int, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(count, width, generator=generator).requires_grad_()
+    weight = (torch.randn(vocabulary, width, generator=generator) * 0.3).requires_grad_()
+    labels = torch.randint(vocabulary, (count,), generator=generator)
+    labels[::5] = IGNORE
+    return hidden, weight, labels
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 50, 64])
+@pytest.mark.parametrize("z_loss", [0.0, 1e-2])
+def test_loss_equals_cross_entropy(chunk: int, z_loss: float) -> None:
+    hidden, weight, labels = loss_inputs(50, 12, 31)
+    total, nll_N = chunked_cross_entropy(hidden, weight, labels, chunk, z_loss)
+    logits = hidden @ weight.T
+    per_token = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+    expected = per_token.sum() + z_loss * (logits.logsumexp(-1).square() * (labels != IGNORE)).sum()
+    torch.testing.assert_close(total, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(nll_N, per_token, rtol=1e-6, atol=1e-6)
+    assert not nll_N.requires_grad
+    ours = torch.autograd.grad(total / 40, (hidden, weight))
+    for a, b in zip(ours, torch.autograd.grad(expected / 40, (hidden, weight)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_loss_of_ignored_tokens_is_nothing_even_when_they_are_broken() -> None:
+    hidden, weight, labels = loss_inputs(10, 4, 9)
+    with torch.no_grad():
+        hidden[labels == IGNORE] = torch.inf
+    total, _ = chunked_cross_entropy(hidden, weight.detach(), labels, 4)
+    (gradient,) = torch.autograd.grad(total, hidden)
+    assert total.isfinite()
+    assert torch.equal(gradient[labels == IGNORE], torch.zeros(2, 4))
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the size of the largest tensor that any operation made anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        old = {x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)}
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in old:
+                self.numel = max(self.numel, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("chunk", [8, 32])
+def test_loss_never_holds_more_logits_than_a_chunk(chunk: int) -> None:
+    hidden, weight, labels = loss_inputs(256, 4, 500)
+    with Largest() as largest:
+        chunked_cross_entropy(hidden, weight, labels, chunk)[0].backward()
+    assert largest.numel == chunk * 500
+
+
+def test_loss_without_gradient_makes_none() -> None:
+    hidden, weight, labels = loss_inputs(20, 400, 30)
+    with torch.no_grad(), Largest() as largest:
+        total, nll_N = chunked_cross_entropy(hidden, weight, labels, 5)
+    assert total.item() == pytest.approx(nll_N.sum().item())
+    assert largest.numel == 5 * 30

@@ -1,0 +1,88 @@
+"""Cross-entropy over a large vocabulary in bounded memory."""
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+IGNORE = -100  # a label that counts nowhere
+
+
+def chunked_cross_entropy(
+    hidden_ND: torch.Tensor,
+    weight_VD: torch.Tensor,
+    labels_N: torch.Tensor,
+    chunk: int = 1024,
+    z_loss: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The summed loss of N tokens, and each token's negative log-likelihood, with at most chunk x V logits alive.
+
+    Args:
+        hidden_ND: what the head reads.
+        weight_VD: the head.
+        labels_N: the right tokens; `IGNORE` where there is none.
+        chunk: tokens whose logits exist at the same time.
+        z_loss: adds z_loss * logsumexp(logits)^2 a token (arXiv 2204.02311, section 5).
+
+    Returns:
+        The sum of nll + z-loss, a float32 scalar to differentiate, not divided by anything: the right divisor is the
+        number of valid tokens of the whole global batch. And the nll alone, (N,) float32, detached, 0 where ignored.
+    """
+    tracked = torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad)
+    total, nll_N = _ChunkedCrossEntropy.apply(hidden_ND, weight_VD, labels_N, chunk, z_loss, tracked)
+    return total, nll_N
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    # The gradient of a sum is known as soon as a chunk's logits are, so it is taken in the forward pass: the logits
+    # are computed once and dropped, and backward only scales.
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: torch.Tensor,
+        weight_VD: torch.Tensor,
+        labels_N: torch.Tensor,
+        chunk: int,
+        z_loss: float,
+        tracked: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        nll_N = torch.empty(labels_N.shape, dtype=torch.float32, device=hidden_ND.device)
+        z = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+        need_hidden, need_weight = (tracked and need for need in ctx.needs_input_grad[:2])
+        grad_hidden_ND = torch.empty_like(hidden_ND) if need_hidden else None
+        # Summed over chunks, so in float32 even if the model is not.
+        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if need_weight else None
+
+        for begin in range(0, len(labels_N), chunk):
+            rows = slice(begin, begin + chunk)
+            hidden, labels = hidden_ND[rows], labels_N[rows]
+            valid = labels != IGNORE
+            targets = torch.where(valid, labels, 0)[:, None]
+            logits = (hidden @ weight_VD.T).float()
+            lse = logits.logsumexp(-1)
+            nll_N[rows] = torch.where(valid, lse - logits.gather(1, targets)[:, 0], 0)
+            z += torch.where(valid, lse.square(), 0).sum()
+            if not (need_hidden or need_weight):
+                continue
+            gradient = logits.sub_(lse[:, None]).exp_()  # the probabilities, in the memory of the logits
+            gradient *= (1 + 2 * z_loss * lse)[:, None]
+            gradient.scatter_add_(1, targets, torch.full_like(lse, -1.0)[:, None])
+            gradient = gradient.masked_fill_(~valid[:, None], 0).to(hidden.dtype)
+            if grad_hidden_ND is not None:
+                grad_hidden_ND[rows] = gradient @ weight_VD
+            if grad_weight_VD is not None:
+                grad_weight_VD += gradient.T @ hidden
+
+        ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
+        ctx.weight_dtype = weight_VD.dtype
+        ctx.mark_non_differentiable(nll_N)
+        return nll_N.sum() + z_loss * z, nll_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_total: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
+        hidden = grad_hidden_ND * grad_total.to(grad_hidden_ND.dtype) if grad_hidden_ND is not None else None
+        weight = (grad_weight_VD * grad_total).to(ctx.weight_dtype) if grad_weight_VD is not None else None
+        return hidden, weight, None, None, None, None

@@ -1,0 +1,214 @@
+"""Qwen3, dense (arXiv 2505.09388): the whole architecture from top to bottom.
+
+Pre-norm blocks of grouped-query attention with RMSNorm on every query and key head, and SwiGLU; no bias anywhere.
+Modules carry the names of the published weights. In the names of tensors B is the batch, T the time, C the hidden
+size, H the query heads, K the key/value heads, D the head width, V the vocabulary, L the layers.
+"""
+
+import functools
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+import xxhash
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from trainer.model.attention import Mask, attention, cached_mask, document_mask, document_starts
+from trainer.model.rope import rotate, rotation
+from trainer.model.sizes import ModelConfig
+
+Rotation = tuple[torch.Tensor, torch.Tensor]
+
+
+class Cache:
+    """Keys and values of the tokens a model has already read, for generation.
+
+    Args:
+        batch: sequences read side by side, all of the same length.
+        capacity: the most tokens a sequence may reach.
+    """
+
+    def __init__(self, config: ModelConfig, batch: int, capacity: int, device: torch.device, dtype: torch.dtype):
+        shape = (config.layers, batch, config.kv_heads, capacity, config.head_dim)
+        self.keys_LBKTD = torch.empty(shape, device=device, dtype=dtype)
+        self.values_LBKTD = torch.empty(shape, device=device, dtype=dtype)
+        self.length = 0
+
+    def extend(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append one layer's new keys and values, (B, K, T, D); returns all of that layer's so far."""
+        end = self.length + k.shape[2]
+        self.keys_LBKTD[layer, :, :, self.length : end] = k
+        self.values_LBKTD[layer, :, :, self.length : end] = v
+        return self.keys_LBKTD[layer, :, :, :end], self.values_LBKTD[layer, :, :, :end]
+
+
+class RMSNorm(nn.Module):
+    """Scale the last dimension to root mean square 1, in float32 whatever the model's dtype (arXiv 1910.07467)."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention; each query and key head is normalised before it is rotated."""
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        query, key_value = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        self.layer = layer
+        self.head_dim = config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, key_value, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, key_value, bias=False)
+        self.o_proj = nn.Linear(query, config.hidden_size, bias=False)
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
+
+    def forward(self, x_BTC: torch.Tensor, turn: Rotation, mask: Mask, cache: Cache | None) -> torch.Tensor:
+        # The number of heads is read off the projections, which tensor parallelism makes narrower.
+        q_BTHD = self.q_proj(x_BTC).unflatten(-1, (-1, self.head_dim))
+        k_BTKD = self.k_proj(x_BTC).unflatten(-1, (-1, self.head_dim))
+        v_BKTD = self.v_proj(x_BTC).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        q_BHTD = rotate(self.q_norm(q_BTHD).transpose(1, 2), *turn)
+        k_BKTD = rotate(self.k_norm(k_BTKD).transpose(1, 2), *turn)
+        if cache is not None:
+            k_BKTD, v_BKTD = cache.extend(self.layer, k_BKTD, v_BKTD)
+        y_BHTD = attention(q_BHTD, k_BKTD, v_BKTD, mask)
+        return self.o_proj(y_BHTD.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (arXiv 2002.05202)."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int):
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+
+    def forward(self, x_BTC: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x_BTC)) * self.up_proj(x_BTC))
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mlp = FeedForward(config.hidden_size, config.intermediate_size)
+
+    def forward(self, x_BTC: torch.Tensor, turn: Rotation, mask: Mask, cache: Cache | None) -> torch.Tensor:
+        x_BTC = x_BTC + self.self_attn(self.input_layernorm(x_BTC), turn, mask, cache)
+        return x_BTC + self.mlp(self.post_attention_layernorm(x_BTC))
+
+
+class Qwen3(nn.Module):
+    """A Qwen3 language model without its loss. Build it with `build`, or under `torch.device("meta")`."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocabulary_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.lm_head = (
+            None if config.tied_embeddings else nn.Linear(config.hidden_size, config.vocabulary_size, bias=False)
+        )
+
+    def set_rope_base(self, base: float) -> None:
+        """Change the base of the rotary frequencies from the next forward on (ABF, between stages)."""
+        self.config = replace(self.config, rope_base=base)
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """Fill every parameter in place; the values depend on the seed and the parameter's name alone."""
+        for name, parameter in self.named_parameters():
+            parameter.copy_(initial_value(name, parameter.shape, self.config.init_std, seed))
+
+    def forward(
+        self,
+        tokens_BT: torch.Tensor,
+        positions_BT: torch.Tensor | None = None,
+        document_BT: torch.Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> torch.Tensor:
+        """The hidden states after the final norm, (B, T, C); `logits` turns them into scores.
+
+        Args:
+            tokens_BT: token ids.
+            positions_BT: positions for the rotary embedding. If absent they count from 0, or on from what the
+                cache holds, and restart at every document.
+            document_BT: integers, equal inside a document: documents do not see each other. Absent: one document.
+            cache: what was read before; it grows by T tokens. Not together with documents.
+        """
+        batch, length = tokens_BT.shape
+        past = cache.length if cache is not None else 0
+        if past and document_BT is not None:
+            raise ValueError("a cache holds one document a row: pass document_BT or a filled cache, not both")
+        if positions_BT is None:
+            positions_BT = torch.arange(past, past + length, device=tokens_BT.device).expand(batch, length)
+            if document_BT is not None:
+                positions_BT = positions_BT - document_starts(document_BT)
+        mask: Mask = None
+        if document_BT is not None:
+            mask = document_mask(document_BT)
+        elif past:
+            mask = cached_mask(length, past + length, tokens_BT.device)
+
+        turn = rotation(positions_BT, self.config.head_dim, self.config.rope_base)
+        x_BTC = self.embed_tokens(tokens_BT)
+        for block in self.layers:
+            x_BTC = block(x_BTC, turn, mask, cache)
+        if cache is not None:
+            cache.length += length
+        return self.norm(x_BTC)
+
+    @property
+    def head_weight(self) -> torch.Tensor:
+        """The (V, C) matrix that scores the vocabulary: the head's own, or the embedding if they are tied."""
+        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def logits(self, hidden_BTC: torch.Tensor) -> torch.Tensor:
+        """Scores of the vocabulary, (..., V) in the model's dtype. Training uses `trainer.loss` instead."""
+        return F.linear(hidden_BTC, self.head_weight)
+
+
+def initial_value(name: str, shape: torch.Size, std: float, seed: int) -> torch.Tensor:
+    """What a parameter starts from, float32 on the CPU: ones for norms, else a normal cut at 3 standard deviations.
+
+    Drawn from the seed and the name, so it is the same on every device, and on a rank that holds a few layers only.
+    """
+    if len(shape) == 1:
+        return torch.ones(shape)
+    number = xxhash.xxh3_64_intdigest(f"{seed}\x1f{name}".encode()) >> 1  # generators take 63 bits
+    generator = torch.Generator().manual_seed(number)
+    return nn.init.trunc_normal_(torch.empty(shape), 0.0, std, -3 * std, 3 * std, generator=generator)
+
+
+def build(
+    config: ModelConfig,
+    seed: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Qwen3:
+    """An initialised model on a device, no parameter written twice."""
+    with torch.device("meta"):
+        model = Qwen3(config)
+    model = model.to(dtype).to_empty(device=device)
+    model.init_weights(seed)
+    return model
+
+
+def apply_checkpointing(model: Qwen3) -> None:
+    """Keep only the input of every block for the backward pass and compute the rest again."""
+    for block in model.layers:
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
