@@ -98,7 +98,8 @@ def remove(path: str) -> None:
 def publish(temporary: str, final: str, last: str) -> None:
     """Make the folder `temporary` appear as `final`, replacing what was there; the file `last` appears last."""
     if is_local(final):
-        old = f"{final}.{secrets.token_hex(4)}.old"
+        old = f"{temporary}.old"
+        remove(old)
         if Path(final).exists():
             os.replace(final, old)
         os.replace(temporary, final)
@@ -129,3 +130,20 @@ def content_key(path: str) -> str:
         return file_hash(path)
     fs, inner = filesystem(path)
     return f"{fs.checksum(inner):x}"
+
+
+def glob(pattern: str) -> list[str]:
+    """Files that a path or glob names, sorted; URLs stay URLs."""
+    fs, inner = filesystem(pattern)
+    found = fs.glob(inner) if any(character in inner for character in "*?[") else [inner] * bool(fs.exists(inner))
+    return sorted(str(fs.unstrip_protocol(name)) if not is_local(pattern) else str(name) for name in found)
+
+
+def rename(old: str, new: str) -> None:
+    """Move a folder; atomic on a local disk."""
+    if is_local(old):
+        Path(new).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(old, new)
+        return
+    fs, inner = filesystem(old)
+    fs.mv(inner, filesystem(new)[1], recursive=True)

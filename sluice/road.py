@@ -1,0 +1,228 @@
+"""The road: every stage, what it needs, and which part of the recipe it depends on.
+
+A stage's key is made of its name and version, its part of the recipe and the manifests of its inputs. Raise the
+version when the code of a stage changes what it writes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from schemas import paths
+from schemas.errors import ConfigError
+from schemas.hashing import digest
+from schemas.recipe import Pretrain, Recipe
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`needs` must be there; `uses` are taken where the run has them; `outside` hashes inputs from outside the run."""
+
+    name: str
+    version: int
+    entry: str  # module:function, imported when the stage runs
+    does: str
+    config: Callable[[Recipe], dict[str, Any]]
+    needs: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
+    outside: Callable[[Recipe], dict[str, str]] = field(default=lambda recipe: {})
+    resumes: bool = False  # goes on from its own checkpoints; its old output is never thrown away
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.needs + self.uses
+
+
+def _sources(recipe: Recipe) -> dict[str, Any]:
+    sources = [source.model_dump(exclude={"path", "priority"}) for source in recipe.sources]
+    return {
+        "extract": recipe.extract.model_dump(),
+        "sources": sorted(sources, key=lambda source: source["name"]),
+    }
+
+
+def _source_files(recipe: Recipe) -> dict[str, str]:
+    from pipelines.extract.listing import list_sources
+
+    return {f"source:{name}": digest(listing) for name, listing in list_sources(recipe, hashes=True).items()}
+
+
+def _annotators(recipe: Recipe) -> dict[str, Any]:
+    from annotators import annotator
+
+    return {"labels": {name: annotator(name).VERSION for name in sorted(recipe.annotate.labels)}}
+
+
+def _dedup(recipe: Recipe) -> dict[str, Any]:
+    priorities = {source.name: source.priority for source in recipe.sources}
+    return {**recipe.dedup.model_dump(), "priorities": priorities, "seed": recipe.seed}
+
+
+def _benchmark_files(recipe: Recipe) -> dict[str, str]:
+    return {f"benchmark:{path.rsplit('/', 1)[-1]}": paths.content_key(path) for path in benchmark_files(recipe)}
+
+
+def benchmark_files(recipe: Recipe) -> list[str]:
+    """The benchmark files of a recipe, globs resolved, sorted; ConfigError if one names nothing."""
+    found: list[str] = []
+    for path in recipe.decontaminate.benchmarks:
+        matches = paths.glob(path)
+        if not matches:
+            raise ConfigError(f"decontaminate.benchmarks: {path}: there is no such file")
+        found += matches
+    return sorted(set(found))
+
+
+def _tokenizer_files(recipe: Recipe) -> dict[str, str]:
+    if not recipe.tokenizer.path:
+        return {}
+    path = recipe.tokenizer.path
+    file = path if path.endswith(".json") else paths.join(path, "tokenizer.json")
+    if not paths.exists(file):
+        raise ConfigError(f"tokenizer.path: {file}: there is no such file")
+    return {"file:tokenizer.json": paths.content_key(file)}
+
+
+def _tokenizer(recipe: Recipe) -> dict[str, Any]:
+    if recipe.tokenizer.path:
+        return {}
+    return {**recipe.tokenizer.model_dump(exclude={"path"}), "seed": recipe.seed}
+
+
+def pretrain_section(recipe: Recipe) -> Pretrain:
+    if recipe.pretrain is None:
+        raise ConfigError("the recipe has no section `pretrain`, which this stage needs")
+    return recipe.pretrain
+
+
+def _mix(recipe: Recipe) -> dict[str, Any]:
+    stages = pretrain_section(recipe).stages
+    plans = [stage.model_dump(mode="json", include={"name", "tokens", "mixture"}) for stage in stages]
+    return {**recipe.mix.model_dump(), "plans": plans, "seed": recipe.seed}
+
+
+def _pack(recipe: Recipe) -> dict[str, Any]:
+    stages = [
+        stage.model_dump(include={"name", "sequence_length", "packing"})
+        | {"minimum": stage.mixture.lengths.minimum if stage.mixture.lengths else None}
+        for stage in pretrain_section(recipe).stages
+    ]
+    return {"stages": stages, "seed": recipe.seed}
+
+
+def _pretrain(recipe: Recipe) -> dict[str, Any]:
+    value = pretrain_section(recipe).model_dump(mode="json", exclude={"stages"})
+    stages = [stage.model_dump(exclude={"mixture", "packing"}) for stage in pretrain_section(recipe).stages]
+    return {**value, "stages": stages, "seed": recipe.seed}
+
+
+ROAD: tuple[Stage, ...] = (
+    Stage("extract", 1, "pipelines.extract.stage:run", "text out of files", _sources, outside=_source_files),
+    Stage("annotate", 1, "pipelines.annotate.stage:run", "labels per document", _annotators, ("extract",)),
+    Stage(
+        "filter",
+        1,
+        "pipelines.filter.stage:run",
+        "decisions from labels",
+        lambda recipe: recipe.filter.model_dump(),
+        ("extract", "annotate"),
+    ),
+    Stage(
+        "dedup",
+        1,
+        "pipelines.dedup.stage:run",
+        "exact and near-duplicates",
+        _dedup,
+        ("extract",),
+        ("annotate", "filter"),
+    ),
+    Stage(
+        "decontaminate",
+        1,
+        "pipelines.decontaminate.stage:run",
+        "overlap with benchmarks",
+        lambda recipe: recipe.decontaminate.model_dump(exclude={"benchmarks"}),
+        ("extract",),
+        ("filter", "dedup"),
+        _benchmark_files,
+    ),
+    Stage(
+        "split",
+        1,
+        "pipelines.split.stage:run",
+        "training and validation documents",
+        lambda recipe: {**recipe.split.model_dump(), "seed": recipe.seed},
+        ("extract", "filter", "dedup", "decontaminate"),
+    ),
+    Stage(
+        "tokenizer",
+        1,
+        "pipelines.tokenizer_train.stage:run",
+        "byte-level BPE",
+        _tokenizer,
+        ("extract",),
+        ("split",),
+        _tokenizer_files,
+    ),
+    Stage(
+        "tokenize",
+        1,
+        "pipelines.tokenize.stage:run",
+        "token shards",
+        lambda recipe: {},
+        ("extract", "tokenizer"),
+        ("annotate", "split"),
+    ),
+    Stage("mix", 1, "pipelines.mix.stage:run", "a plan per stage of training", _mix, ("tokenize",)),
+    Stage("pack", 1, "pipelines.pack.stage:run", "sequences", _pack, ("tokenize", "mix")),
+    Stage(
+        "pretrain",
+        1,
+        "trainer.stages:pretrain",
+        "the stages of training",
+        _pretrain,
+        ("tokenizer", "tokenize", "pack"),
+        resumes=True,
+    ),
+    Stage(
+        "evaluate",
+        1,
+        "trainer.stages:evaluate",
+        "bits per byte by language and domain",
+        lambda recipe: recipe.evaluate.model_dump(),
+        ("tokenizer", "tokenize", "pack", "pretrain"),
+    ),
+    Stage(
+        "export",
+        1,
+        "trainer.stages:export",
+        "a folder for transformers",
+        lambda recipe: {**recipe.export.model_dump(), "seed": recipe.seed},
+        ("tokenizer", "tokenize", "pretrain"),
+    ),
+)
+
+STAGES = {stage.name: stage for stage in ROAD}
+TRAINING = ("mix", "pack", "pretrain", "evaluate", "export")  # stages that need the section `pretrain`
+
+
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages that a recipe runs, in order."""
+    return tuple(stage for stage in ROAD if recipe.pretrain is not None or stage.name not in TRAINING)
+
+
+def closure(name: str, given: frozenset[str] = frozenset()) -> tuple[Stage, ...]:
+    """A stage and everything it needs that is not given, in order."""
+    wanted: set[str] = set()
+
+    def add(stage: str) -> None:
+        if stage not in given and stage not in wanted:
+            wanted.add(stage)
+            for need in STAGES[stage].needs:
+                add(need)
+
+    wanted_last = STAGES[name]
+    wanted.add(name)
+    for need in wanted_last.needs:
+        add(need)
+    return tuple(stage for stage in ROAD if stage.name in wanted)

@@ -1,0 +1,301 @@
+"""The recipe runner: runs what is missing, skips what is done, and leaves a folder that explains itself.
+
+A run folder:
+    recipe.yaml        the resolved recipe
+    versions.json      Python, packages with their licences, versions of the stages
+    run.json           times, hosts, memory, options of every execution; no comparison reads it
+    <stage>/           the dataset of a stage with its manifest.json
+    unfinished/        what a stage is writing now; a dataset moves out of here by one rename
+    replaced/          trained models whose recipe has changed since; nothing here is read again
+    report.html
+"""
+
+import contextlib
+import datetime
+import fcntl
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from schemas import paths
+from schemas.errors import ConfigError, DataError
+from schemas.job import Job, Output
+from schemas.manifest import MANIFEST, Manifest, read_manifest, stage_key, write_manifest
+from schemas.recipe import Recipe
+from sluice.console import StageProgress, clock, console, size
+from sluice.road import ROAD, STAGES, Stage
+
+RUN_FILE, RECIPE_FILE, VERSIONS_FILE = "run.json", "recipe.yaml", "versions.json"
+UNFINISHED, REPLACED, KEY_FILE = "unfinished", "replaced", "key"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a run as it stands: `manifest` is the finished dataset if it is up to date, else None."""
+
+    stage: Stage
+    folder: str
+    inputs: dict[str, str]  # stage -> folder
+    hashes: dict[str, str]  # everything read -> hash
+    key: str
+    manifest: Manifest | None
+
+
+def run(
+    recipe: Recipe,
+    output: str,
+    stages: tuple[Stage, ...],
+    *,
+    given: dict[str, str] | None = None,
+    redo_from: str | None = None,
+    beam_options: tuple[str, ...] = (),
+) -> list[Step]:
+    """Run `stages` in `output`, skipping those whose dataset is up to date.
+
+    `given` names datasets of stages that are taken from elsewhere. `redo_from` runs this stage and all after it again
+    even where they are up to date. Returns the steps, all with their manifests. Raises ConfigError before any work
+    where the configuration is at fault.
+    """
+    given = given or {}
+    with _lock(output):
+        _write_run_files(recipe, output)
+        for leftover in paths.glob(paths.join(output, UNFINISHED, "*.old")):
+            paths.remove(leftover)
+        done: dict[str, str] = dict(given)
+        steps: list[Step] = []
+        redo = False
+        for stage in stages:
+            step = inspect(recipe, output, stage, done)
+            redo = redo or stage.name == redo_from
+            if step.manifest is not None and not redo:
+                console.print(f"[green]✓[/] {stage.name:14} up to date · {describe(step.manifest)}")
+            else:
+                manifest, seconds, peak = _execute(recipe, step, output, beam_options)
+                step = Step(step.stage, step.folder, step.inputs, step.hashes, step.key, manifest)
+                console.print(
+                    f"[green]✓[/] {stage.name:14} {clock(seconds)} · peak {size(peak)} · {describe(manifest)}"
+                )
+            done[stage.name] = step.folder
+            steps.append(step)
+        return steps
+
+
+def inspect(recipe: Recipe, output: str, stage: Stage, done: dict[str, str]) -> Step:
+    """How a stage stands: its key, and its manifest if the dataset on disk has that key."""
+    missing = [need for need in stage.needs if need not in done]
+    if missing:
+        raise ConfigError(f"stage '{stage.name}' needs '{missing[0]}', which this run does not have")
+    inputs = {name: done[name] for name in stage.reads if name in done}
+    hashes = dict(stage.outside(recipe))
+    for name, folder in inputs.items():
+        manifest = read_manifest(folder)
+        if manifest is None:
+            raise DataError(f"{folder}: no finished '{name}' dataset is here, and '{stage.name}' needs it")
+        hashes[name] = manifest.hash
+    key = stage_key(stage.name, stage.version, stage.config(recipe), hashes)
+    folder = paths.join(output, stage.name)
+    existing = read_manifest(folder)
+    return Step(stage, folder, inputs, hashes, key, existing if existing and existing.key == key else None)
+
+
+def _execute(recipe: Recipe, step: Step, output: str, beam_options: tuple[str, ...]) -> tuple[Manifest, float, int]:
+    stage = step.stage
+    unfinished = paths.join(output, UNFINISHED, stage.name)
+    finished = read_manifest(unfinished)
+    if finished is not None and finished.key == step.key:  # stopped just before its last rename
+        _publish(unfinished, step.folder)
+        return finished, 0.0, 0
+    _prepare(step, output, unfinished)
+    module, _, function = stage.entry.partition(":")
+    entry: Callable[[Job], Output] = getattr(importlib.import_module(module), function)
+    started, clock_start, cpu_start = time.time(), time.monotonic(), _cpu_seconds()
+    with StageProgress(stage.name) as progress, _peak_memory() as peak:
+        result = entry(Job(recipe, step.inputs, unfinished, progress, beam_options))
+    manifest = Manifest(
+        stage=stage.name,
+        version=stage.version,
+        key=step.key,
+        config=stage.config(recipe),
+        inputs=dict(sorted(step.hashes.items())),
+        files=sorted(result.files, key=lambda entry: entry.path),
+        counts=result.counts,
+        reasons=result.reasons,
+        extra=result.extra,
+    )
+    write_manifest(unfinished, manifest)
+    _publish(unfinished, step.folder)
+    seconds = time.monotonic() - clock_start
+    _record(
+        output,
+        {
+            "stage": stage.name,
+            "key": step.key,
+            "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
+            "seconds": round(seconds, 2),
+            "cpu_seconds": round(_cpu_seconds() - cpu_start, 2),
+            "peak_memory_bytes": peak[0],
+            "host": platform.node(),
+            "beam_options": list(beam_options),
+        },
+    )
+    return manifest, seconds, peak[0]
+
+
+def _publish(unfinished: str, folder: str) -> None:
+    paths.remove(paths.join(unfinished, KEY_FILE))
+    paths.publish(unfinished, folder, last=MANIFEST)
+
+
+def _prepare(step: Step, output: str, unfinished: str) -> None:
+    """Clear the place that a stage writes to; one that resumes keeps its own unfinished work."""
+    key_file = paths.join(unfinished, KEY_FILE)
+    if step.stage.resumes:
+        if paths.exists(key_file) and paths.read_text(key_file) == step.key:
+            return
+        for folder in (unfinished, step.folder):
+            _set_aside(folder, output, step.stage.name)
+    paths.remove(unfinished)
+    paths.write_text(key_file, step.key)
+
+
+def _set_aside(folder: str, output: str, name: str) -> None:
+    if not paths.exists(folder):
+        return
+    manifest = read_manifest(folder)
+    key_file = paths.join(folder, KEY_FILE)
+    key = manifest.key if manifest else paths.read_text(key_file) if paths.exists(key_file) else "unknown"
+    target = paths.join(output, REPLACED, f"{name}-{key[:12]}")
+    paths.remove(target)
+    paths.rename(folder, target)
+    console.print(f"  the recipe has changed since {folder} was made; it is kept as {target}")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What the run folder says of itself
+
+
+def _write_run_files(recipe: Recipe, output: str) -> None:
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    paths.write_text(paths.join(output, RECIPE_FILE), text)
+    versions = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "stages": {stage.name: stage.version for stage in ROAD},
+        "packages": packages(),
+    }
+    paths.write_text(paths.join(output, VERSIONS_FILE), json.dumps(versions, indent=1, sort_keys=True) + "\n")
+
+
+def packages() -> dict[str, dict[str, str]]:
+    """Installed distributions with version and licence."""
+    found: dict[str, dict[str, str]] = {}
+    for distribution in importlib.metadata.distributions():
+        meta: Any = distribution.metadata
+        name = meta["Name"]
+        if name:
+            licence = meta["License-Expression"] or _classifier(meta) or meta["License"] or "unknown"
+            found[name.lower()] = {"version": distribution.version, "licence": licence.strip().splitlines()[0][:80]}
+    return found
+
+
+def _classifier(meta: Any) -> str | None:
+    licences = [c.rsplit(" :: ", 1)[1] for c in meta.get_all("Classifier") or [] if c.startswith("License :: ")]
+    return ", ".join(licences) or None
+
+
+def read_executions(output: str) -> list[dict[str, Any]]:
+    """What run.json says of the executions so far, oldest first."""
+    path = paths.join(output, RUN_FILE)
+    if not paths.exists(path):
+        return []
+    try:
+        return list(json.loads(paths.read_text(path))["executions"])
+    except (ValueError, KeyError):  # only times are lost
+        return []
+
+
+def _record(output: str, execution: dict[str, Any]) -> None:
+    executions = [*read_executions(output), execution]
+    paths.write_text(paths.join(output, RUN_FILE), json.dumps({"executions": executions}, indent=1) + "\n")
+
+
+def describe(manifest: Manifest) -> str:
+    """The counts of a dataset in one line."""
+    shown = [f"{name.replace('_', ' ')} {count:,}" for name, count in manifest.counts.items()][:5]
+    return ", ".join(shown) or f"{len(manifest.files)} files, {size(sum(entry.bytes for entry in manifest.files))}"
+
+
+def find_given(folder: str) -> dict[str, str]:
+    """Finished datasets in a run folder, or the one dataset that the folder is."""
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        return {manifest.stage: folder}
+    return {name: paths.join(folder, name) for name in STAGES if read_manifest(paths.join(folder, name))}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Measuring
+
+
+@contextlib.contextmanager
+def _lock(output: str) -> Iterator[None]:
+    """Two runs in one local folder would undo each other; the second stops at once."""
+    if not paths.is_local(output):
+        yield
+        return
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+        handle = (Path(output) / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"--output {output}: cannot write there: {error.strerror}") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"{output}: another run is working in this folder") from None
+        yield
+
+
+def _cpu_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+@contextlib.contextmanager
+def _peak_memory(interval: float = 0.2) -> Iterator[list[int]]:
+    """Largest resident memory of this process and its children, sampled, in bytes."""
+    peak = [0]
+    stop = threading.Event()
+    process = psutil.Process()
+
+    def sample() -> None:
+        total = 0
+        for one in [process, *process.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                total += one.memory_info().rss
+        peak[0] = max(peak[0], total)
+
+    def watch() -> None:
+        while not stop.wait(interval):
+            sample()
+
+    sample()
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()
+        sample()
