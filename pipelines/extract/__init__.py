@@ -1,0 +1,1 @@
+"""Sources to documents: read PDF, HTML, text, code, JSON lines and Parquet."""

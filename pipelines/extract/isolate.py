@@ -1,0 +1,183 @@
+"""Readers of hostile formats in a child process, with a limit on time and memory.
+
+A PDF or an HTML page can crash its parser, keep it busy for hours or fill the memory. Each thread that extracts
+borrows a child process, which lives for many documents, so the price of safety is one round trip on a pipe. It
+is a plain subprocess and no `multiprocessing`: Beam's workers may be daemons and always hold threads.
+
+Messages in both directions: two 4-byte big-endian lengths, that much JSON, that much payload.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import resource
+import selectors
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, BinaryIO
+
+MEMORY_BYTES = 4 << 30  # address space of a child
+DOCUMENTS_PER_CHILD = 2_000  # then it is replaced, which bounds what leaks in a parser can add up to
+_START_SECONDS = 120.0
+_HEADER = struct.Struct(">II")
+_ROOT = str(Path(__file__).resolve().parents[2])
+# The package is found beside this very file, never in the working folder of whoever runs it.
+_BOOT = f"import sys; sys.path.insert(0, {_ROOT!r}); from pipelines.extract.isolate import serve; serve()"
+
+
+class _Child:
+    """One child process; `ask` is used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _BOOT],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert self.process.stdin and self.process.stdout
+        self.answered = -1  # the greeting is not an answer
+        self._stdin = self.process.stdin
+        self._descriptor = self.process.stdout.fileno()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._descriptor, selectors.EVENT_READ)
+        try:
+            self._receive(_START_SECONDS)
+        except (EOFError, TimeoutError):
+            raise RuntimeError(f"{sys.executable} did not start a reader: status {self.kill()}") from None
+
+    def ask(self, request: dict[str, Any], payload: bytes, seconds: float) -> dict[str, Any]:
+        """Raises TimeoutError after `seconds`, EOFError or OSError when the process died."""
+        head = json.dumps(request).encode()
+        self._stdin.write(_HEADER.pack(len(head), len(payload)) + head)
+        self._stdin.write(payload)
+        self._stdin.flush()
+        return self._receive(seconds)
+
+    def _receive(self, seconds: float) -> dict[str, Any]:
+        deadline = time.monotonic() + seconds
+        length, _ = _HEADER.unpack(self._read(_HEADER.size, deadline))
+        answer: dict[str, Any] = json.loads(self._read(length, deadline))
+        self.answered += 1
+        return answer
+
+    def _read(self, size: int, deadline: float) -> bytes:
+        received = bytearray()
+        while len(received) < size:
+            if not self._selector.select(max(0.0, deadline - time.monotonic())):
+                raise TimeoutError
+            chunk = os.read(self._descriptor, min(size - len(received), 1 << 20))
+            if not chunk:
+                raise EOFError
+            received += chunk
+        return bytes(received)
+
+    def kill(self) -> int:
+        """End the process and return its exit status, negative for a signal."""
+        self._selector.close()
+        self.process.kill()
+        status = self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]
+        return status
+
+
+_idle: list[_Child] = []
+_lock = threading.Lock()
+
+
+def _forget_children() -> None:
+    # A forked copy of this process must not talk on the pipes of its parent's children.
+    global _idle, _lock
+    _idle, _lock = [], threading.Lock()
+
+
+def close_children() -> None:
+    """End every idle child; the next document starts a new one."""
+    with _lock:
+        children, _idle[:] = list(_idle), []
+    for child in children:
+        child.kill()
+
+
+os.register_at_fork(after_in_child=_forget_children)
+atexit.register(close_children)
+
+
+def read_isolated(reader: str, request: dict[str, Any], payload: bytes, seconds: float) -> dict[str, Any]:
+    """The answer of the child's reader ("pdf" or "html"), or an `error` and a `message` when it gave none.
+
+    Errors of the isolation itself: `timeout`, `crashed` and `out_of_memory`.
+    """
+    with _lock:
+        child = _idle.pop() if _idle else None
+    child = child or _Child()
+    request = {"reader": reader, "seconds": seconds, **request}
+    try:
+        answer = child.ask(request, payload, seconds)
+    except TimeoutError:
+        child.kill()
+        return {"error": "timeout", "message": f"not read within {seconds:g} seconds"}
+    except (EOFError, OSError):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.process.wait(1)  # let it die of its own signal, so that the status says which
+        return {"error": "crashed", "message": f"the reader died with status {child.kill()}"}
+    except BaseException:
+        child.kill()
+        raise
+    if answer.get("error") == "out_of_memory" or child.answered >= DOCUMENTS_PER_CHILD:
+        child.kill()
+    else:
+        with _lock:
+            _idle.append(child)
+    return answer
+
+
+def _answer(request: dict[str, Any], payload: bytes) -> dict[str, Any]:
+    try:
+        if request["reader"] == "pdf":
+            from pipelines.extract.pdf import read_pdf
+
+            return read_pdf(request["path"], request["max_pages"], request["max_characters"])
+        from pipelines.extract.html import read_html
+
+        return dict(read_html(payload))
+    except MemoryError:
+        return {"error": "out_of_memory", "message": f"needs more than {MEMORY_BYTES >> 30} GiB of memory"}
+    except Exception as error:  # any failure of a parser is a rejected document, with the reason kept
+        return {"error": "crashed", "message": f"{type(error).__name__}: {error}"}
+
+
+def _read_exactly(stream: BinaryIO, size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
+        os._exit(0)  # the parent has closed the pipe
+    return data
+
+
+def serve() -> None:
+    """The child's life: answer requests from standard input until it closes."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a parser that prints must not write into the answers
+    requests = sys.stdin.buffer
+    answer: dict[str, Any] = {}
+    while True:
+        body = json.dumps(answer).encode()
+        answers.write(_HEADER.pack(len(body), 0) + body)
+        answers.flush()
+        head, payload_size = _HEADER.unpack(_read_exactly(requests, _HEADER.size))
+        request = json.loads(_read_exactly(requests, head))
+        payload = _read_exactly(requests, payload_size)
+        # Should the parent be killed meanwhile, nobody would end a parser that hangs, except the kernel.
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        allowed = int(used.ru_utime + used.ru_stime + request["seconds"]) + 5
+        resource.setrlimit(resource.RLIMIT_CPU, (allowed, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+        answer = _answer(request, payload)
