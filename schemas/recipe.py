@@ -384,9 +384,7 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path}:1: a recipe is a mapping of keys; see `sluice recipe schema`")
-    for override in overrides:
-        _override(value, override)
-    return check_recipe(value, path.parent, str(path), node)
+    return check_recipe(apply_overrides(value, overrides), path.parent, str(path), node)
 
 
 def check_recipe(value: dict[str, Any], base: Path, name: str = "recipe", node: yaml.Node | None = None) -> Recipe:
@@ -413,6 +411,13 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     if tokenizer.path:
         tokenizer = tokenizer.model_copy(update={"path": absolute(tokenizer.path)})
     return recipe.model_copy(update={"sources": sources, "decontaminate": decontaminate, "tokenizer": tokenizer})
+
+
+def apply_overrides(value: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
+    """A recipe's plain values with `key=value` overrides put in; see `load_recipe`."""
+    for override in overrides:
+        _override(value, override)
+    return value
 
 
 def _override(value: dict[str, Any], override: str) -> None:

@@ -1,0 +1,355 @@
+"""The command line. Every command is thin: it reads its arguments and calls a room, imported when needed."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from schemas.errors import ConfigError, DataError
+
+app = typer.Typer(
+    help="From raw documents to a pre-trained Qwen3: curate, train a tokenizer, pack, pre-train, export.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+recipe_app = typer.Typer(help="Check, explain and describe recipes.", no_args_is_help=True, rich_markup_mode=None)
+tokenizer_app = typer.Typer(help="Train a tokenizer.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(recipe_app, name="recipe")
+app.add_typer(tokenizer_app, name="tokenizer")
+
+RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).")]
+Input = Annotated[
+    str,
+    typer.Argument(
+        metavar="INPUT",
+        help="Documents (a file, folder, glob or URL), a run folder or dataset whose finished stages are used, "
+        "or a recipe.",
+    ),
+]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run.")]
+OutputFolder = Annotated[str | None, typer.Option("--output", "-o", help="Folder of the run.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable.")
+]
+With = Annotated[str | None, typer.Option("--recipe", help="Recipe that the settings come from.")]
+Column = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="NAME=COLUMN", help="Column of text, id, url, date or licence; repeatable."),
+]
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    recipe: RecipeFile,
+    output: OutputFolder = None,
+    from_: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Redo from this stage on.")] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")] = None,
+    settings: Settings = None,
+) -> None:
+    """Run a recipe: what is done already is skipped. Beam pipeline options go after `--`."""
+    from schemas.recipe import load_recipe
+    from sluice.commands import run_recipe
+
+    run_recipe(load_recipe(recipe, tuple(settings or ())), output, from_, until, context.obj)
+
+
+@app.command()
+def extract(
+    context: typer.Context,
+    input: Input,
+    output: OutputFolder = None,
+    recipe: With = None,
+    settings: Settings = None,
+    column: Column = None,
+) -> None:
+    """Text out of PDF, HTML, Markdown, text, source code, JSONL and Parquet."""
+    _stage("extract", context, input, output, recipe, settings, column)
+
+
+@app.command()
+def annotate(
+    context: typer.Context,
+    input: Input,
+    output: OutputFolder = None,
+    recipe: With = None,
+    settings: Settings = None,
+    column: Column = None,
+    labels: Annotated[str | None, typer.Option(help="Comma-separated labels, for example language,quality.")] = None,
+) -> None:
+    """Language, quality, educational value, domain and safety per document."""
+    extra = [f"annotate.labels=[{labels}]"] if labels else []
+    _stage("annotate", context, input, output, recipe, [*(settings or []), *extra], column)
+
+
+@app.command("filter")
+def filter_(
+    context: typer.Context,
+    input: Input,
+    output: OutputFolder = None,
+    recipe: With = None,
+    settings: Settings = None,
+    column: Column = None,
+) -> None:
+    """Keep or drop decisions with every reason, by the thresholds of the recipe."""
+    _stage("filter", context, input, output, recipe, settings, column)
+
+
+@app.command()
+def dedup(
+    context: typer.Context,
+    input: Input,
+    output: OutputFolder = None,
+    recipe: With = None,
+    settings: Settings = None,
+    column: Column = None,
+) -> None:
+    """Exact and near-duplicates; the best document of a cluster survives."""
+    _stage("dedup", context, input, output, recipe, settings, column)
+
+
+@app.command()
+def decontaminate(
+    context: typer.Context,
+    input: Input,
+    output: OutputFolder = None,
+    benchmarks: Annotated[list[str] | None, typer.Option(help="Benchmark file or glob; repeatable.")] = None,
+    recipe: With = None,
+    settings: Settings = None,
+    column: Column = None,
+) -> None:
+    """Overlap with evaluation sets, as decisions."""
+    import json
+    from pathlib import Path
+
+    chosen = [path if "://" in path else str(Path(path).absolute()) for path in benchmarks or []]
+    extra = [f"decontaminate.benchmarks={json.dumps(chosen)}"] if chosen else []
+    _stage("decontaminate", context, input, output, recipe, [*(settings or []), *extra], column)
+
+
+@app.command()
+def split(
+    context: typer.Context,
+    input: Input,
+    output: OutputFolder = None,
+    recipe: With = None,
+    settings: Settings = None,
+    column: Column = None,
+) -> None:
+    """Join all decisions and set the validation documents apart."""
+    _stage("split", context, input, output, recipe, settings, column)
+
+
+@tokenizer_app.command("train")
+def tokenizer_train(
+    context: typer.Context,
+    input: Input,
+    output: OutputFolder = None,
+    vocabulary_size: Annotated[int | None, typer.Option(help="With the 26 added tokens.")] = None,
+    recipe: With = None,
+    settings: Settings = None,
+    column: Column = None,
+) -> None:
+    """Byte-level BPE with Qwen's pattern and added tokens."""
+    extra = [f"tokenizer.vocabulary_size={vocabulary_size}"] if vocabulary_size else []
+    _stage("tokenizer", context, input, output, recipe, [*(settings or []), *extra], column)
+
+
+@app.command()
+def tokenize(
+    context: typer.Context,
+    input: Input,
+    output: OutputFolder = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or tokenizer.json; absent: one is trained on the input.")
+    ] = None,
+    recipe: With = None,
+    settings: Settings = None,
+    column: Column = None,
+) -> None:
+    """Documents to token shards."""
+    from pathlib import Path
+
+    extra = [f"tokenizer.path={Path(tokenizer).absolute()}"] if tokenizer else []
+    _stage("tokenize", context, input, output, recipe, [*(settings or []), *extra], column)
+
+
+@app.command()
+def mix(
+    context: typer.Context,
+    input: Input,
+    output: OutputFolder = None,
+    recipe: With = None,
+    settings: Settings = None,
+    column: Column = None,
+) -> None:
+    """A plan per stage of training: how often each document is used."""
+    _stage("mix", context, input, output, recipe, settings, column)
+
+
+@app.command()
+def pack(
+    context: typer.Context,
+    input: Input,
+    output: OutputFolder = None,
+    recipe: With = None,
+    settings: Settings = None,
+    column: Column = None,
+) -> None:
+    """Plans to sequences."""
+    _stage("pack", context, input, output, recipe, settings, column)
+
+
+@app.command()
+def pretrain(
+    context: typer.Context,
+    input: Input,
+    output: OutputFolder = None,
+    recipe: With = None,
+    settings: Settings = None,
+    column: Column = None,
+) -> None:
+    """Train a Qwen3 through all its stages; goes on from its last checkpoint."""
+    _stage("pretrain", context, input, output, recipe, settings, column)
+
+
+@app.command()
+def evaluate(
+    context: typer.Context,
+    input: Input,
+    output: OutputFolder = None,
+    recipe: With = None,
+    settings: Settings = None,
+    column: Column = None,
+) -> None:
+    """Bits per byte on the validation split, by language and domain."""
+    _stage("evaluate", context, input, output, recipe, settings, column)
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    input: Input,
+    output: OutputFolder = None,
+    recipe: With = None,
+    settings: Settings = None,
+    column: Column = None,
+) -> None:
+    """A folder that `transformers` loads."""
+    _stage("export", context, input, output, recipe, settings, column)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="Text that the model goes on from.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="A run, an exported folder or a checkpoint.")],
+    tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 100,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.8,
+    top_k: Annotated[int, typer.Option(min=0, help="0 switches it off.")] = 50,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 1.0,
+    seed: int = 0,
+) -> None:
+    """Continue a prompt with a trained model."""
+    from sluice.commands import generate_text
+
+    generate_text(prompt, model, tokens, temperature, top_k, top_p, seed)
+
+
+@app.command()
+def report(folder: RunFolder) -> None:
+    """Write report.html: one self-contained page with the plots of a run."""
+    from sluice.report import write_report
+
+    typer.echo(write_report(folder))
+
+
+@app.command()
+def status(folder: RunFolder) -> None:
+    """What is done, what is stale and what is under way."""
+    from sluice.show import show_status
+
+    show_status(folder)
+
+
+@app.command()
+def show(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset folder, a Parquet or an Arrow file.")],
+    rows: Annotated[int, typer.Option("--rows", "-n", min=0, help="Sample rows.")] = 3,
+) -> None:
+    """Schema, counts and sample rows of a dataset."""
+    from sluice.show import show_dataset
+
+    show_dataset(dataset, rows)
+
+
+@recipe_app.command("check")
+def recipe_check(recipe: RecipeFile, settings: Settings = None) -> None:
+    """Say whether a recipe is valid, without running anything."""
+    from schemas.recipe import load_recipe
+    from sluice.road import benchmark_files, stages_of
+
+    loaded = load_recipe(recipe, tuple(settings or ()))
+    benchmark_files(loaded)
+    typer.echo(f"{recipe}: valid; {len(stages_of(loaded))} stages, {len(loaded.sources)} sources")
+
+
+@recipe_app.command("schema")
+def recipe_schema() -> None:
+    """JSON Schema of the recipe, for editors."""
+    import json
+
+    from schemas.recipe import Recipe
+
+    typer.echo(json.dumps(Recipe.model_json_schema(), indent=2))
+
+
+@recipe_app.command("explain")
+def recipe_explain(recipe: RecipeFile, output: OutputFolder = None, settings: Settings = None) -> None:
+    """What will run, what is already done, and about how many tokens and how long."""
+    from schemas.recipe import load_recipe
+    from sluice.show import explain
+
+    explain(load_recipe(recipe, tuple(settings or ())), output)
+
+
+def _stage(
+    name: str,
+    context: typer.Context,
+    source: str,
+    output: str | None,
+    recipe: str | None,
+    settings: list[str] | None,
+    columns: list[str] | None,
+) -> None:
+    from sluice.commands import run_stage
+
+    run_stage(name, source, output, recipe, tuple(settings or ()), tuple(columns or ()), context.obj)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: 0 done, 1 failed, 2 bad configuration, 130 interrupted. Beam's options stand after `--`."""
+    given = sys.argv[1:] if arguments is None else arguments
+    cut = given.index("--") if "--" in given else len(given)
+    obj: Any = tuple(given[cut + 1 :])
+    try:
+        app(args=given[:cut], obj=obj, prog_name="sluice")
+    except ConfigError as error:
+        _stop(error, 2)
+    except DataError as error:
+        _stop(error, 1)
+    except KeyboardInterrupt:
+        _stop("interrupted; the same command goes on from here", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(0) from None
+
+
+def _stop(message: object, code: int) -> None:
+    typer.echo(f"sluice: {message}", err=True)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

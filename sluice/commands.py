@@ -1,0 +1,120 @@
+"""What the commands do: from arguments to a recipe, the stages to run, and the datasets that are already there."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from schemas import paths
+from schemas.errors import ConfigError
+from schemas.recipe import Columns, Recipe, apply_overrides, check_recipe, load_recipe
+from sluice import road
+from sluice.console import console
+from sluice.run import RECIPE_FILE, find_given, run
+
+
+def run_recipe(
+    recipe: Recipe, output: str | None, redo_from: str | None, until: str | None, beam_options: tuple[str, ...]
+) -> None:
+    """`sluice run`: the whole road of a recipe, the report and a summary."""
+    from sluice.report import write_report
+    from sluice.summary import print_summary
+
+    stages = road.stages_of(recipe)
+    for name, option in ((redo_from, "--from"), (until, "--until")):
+        if name is not None and name not in {stage.name for stage in stages}:
+            known = ", ".join(stage.name for stage in stages)
+            raise ConfigError(f"{option} {name}: this recipe has no such stage; it has {known}")
+    if until is not None:
+        stages = stages[: [stage.name for stage in stages].index(until) + 1]
+    output = _folder(output or f"runs/{recipe.name}")
+    run(recipe, output, stages, redo_from=redo_from, beam_options=beam_options)
+    report = write_report(output)
+    print_summary(output)
+    console.print(f"report      {report}")
+
+
+def run_stage(
+    name: str,
+    source: str,
+    output: str | None,
+    recipe_file: str | None,
+    settings: tuple[str, ...],
+    columns: tuple[str, ...],
+    beam_options: tuple[str, ...],
+) -> None:
+    """A stage as a command of its own, on documents, on a finished run or by a recipe."""
+    if source.endswith((".yaml", ".yml")):
+        if recipe_file or columns:
+            raise ConfigError("INPUT is a recipe, so --recipe and --column have nothing to say")
+        recipe = load_recipe(source, settings)
+        stages = road.stages_of(recipe)
+        if name not in {stage.name for stage in stages}:
+            raise ConfigError(f"{source}: '{name}' needs the section `pretrain`, which the recipe does not have")
+        stages = stages[: [stage.name for stage in stages].index(name) + 1]
+        folder = _folder(output or f"runs/{recipe.name}")
+        run(recipe, folder, stages, beam_options=beam_options)
+    else:
+        if not output:
+            raise ConfigError("give the folder to write to with --output")
+        folder = _folder(output)
+        before = [stage.name for stage in road.ROAD][: [stage.name for stage in road.ROAD].index(name)]
+        found = find_given(source) if not any(character in source for character in "*?[") else {}
+        given = {stage: _folder(path) for stage, path in found.items() if stage in before}
+        recipe = _recipe_for(source, folder, recipe_file, settings, columns, bool(found))
+        if found and not given and name != "extract":
+            raise ConfigError(f"{source}: holds {', '.join(found)}, and '{name}' reads none of these")
+        if folder == _folder(source) and found:
+            raise ConfigError(f"--output {output}: is the input; use `sluice run` to go on in the same folder")
+        run(recipe, folder, road.closure(name, frozenset(given)), given=given, beam_options=beam_options)
+    console.print(f"written to  {paths.join(folder, name)}")
+
+
+def _recipe_for(
+    source: str, output: str, recipe_file: str | None, settings: tuple[str, ...], columns: tuple[str, ...], made: bool
+) -> Recipe:
+    """The settings of a single stage: of a recipe file, of the run that the input is, or the defaults."""
+    mapping = _columns(columns)
+    name = re.sub(r"[^a-z0-9_-]+", "-", Path(output).name.lower()).strip("-_") or "run"
+    value: dict[str, Any] = {}
+    base = Path.cwd()
+    run_recipe_file = paths.join(source, RECIPE_FILE)
+    if recipe_file:
+        load_recipe(recipe_file)  # so that what is wrong is told with its line
+        value, base = yaml.safe_load(Path(recipe_file).read_text()), Path(recipe_file).parent
+    elif made and paths.exists(run_recipe_file):
+        value = yaml.safe_load(paths.read_text(run_recipe_file))
+    if not made:
+        path = source if not paths.is_local(source) else str(Path(source).absolute())
+        value = {**value, "sources": [{"name": "input", "path": path, "columns": mapping}]}
+    value = {"name": name, "sources": [{"name": "input", "path": source}], **value}
+    return check_recipe(apply_overrides(value, settings), base, "settings")
+
+
+def _columns(columns: tuple[str, ...]) -> dict[str, str]:
+    mapping: dict[str, str] = {}
+    for column in columns:
+        name, equals, target = column.partition("=")
+        if not equals or name not in Columns.model_fields:
+            raise ConfigError(f"--column {column}: write NAME=COLUMN with NAME of {', '.join(Columns.model_fields)}")
+        mapping[name] = target
+    return mapping
+
+
+def _folder(path: str) -> str:
+    return str(Path(path).absolute()) if paths.is_local(path) else path.rstrip("/")
+
+
+def generate_text(
+    prompt: str, model: str, tokens: int, temperature: float, top_k: int, top_p: float, seed: int
+) -> None:
+    """`sluice generate`: prints the prompt and what the model makes of it."""
+    from trainer.stages import load_model
+
+    from trainer.generate import continue_text
+
+    loaded, tokenizer = load_model(model)
+    console.print(
+        continue_text(loaded, tokenizer, prompt, tokens, temperature, top_k, top_p, seed), markup=False, style=None
+    )
