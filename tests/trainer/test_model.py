@@ -2,6 +2,8 @@
 
 import copy
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -52,6 +54,11 @@ def test_sizes_have_the_published_parameter_counts(name: str) -> None:
     total = sum(parameter.numel() for parameter in model.parameters())
     body = sum(parameter.numel() for parameter in [*model.layers.parameters(), *model.norm.parameters()])
     assert parameter_count(config) == (total, body) == PUBLISHED[name]
+
+
+def test_sizes_need_no_torch() -> None:
+    code = "import sys, trainer.model.sizes; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(("field", "value"), [("heads", 7), ("head_dim", 15), ("layers", 0), ("rope_base", -1.0)])
@@ -237,6 +244,21 @@ def test_bfloat16_model_stays_near_float32() -> None:
         expected = exact(batch, document_BT=document_BT)
     assert hidden.dtype == torch.bfloat16
     assert ((hidden.float() - expected).norm() / expected.norm()).item() < 0.05
+
+
+@pytest.mark.slow
+def test_compiled_tiles_equal_separate_documents() -> None:
+    """The forward kernel that skips unseen tiles also exists for CPUs, though training there does not use it."""
+    length = 5 * BLOCK + 37
+    place_T = torch.arange(length)
+    document_BT = torch.stack((place_T // 600, place_T // 150))
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 4, length, 32, generator=generator)
+    k, v = torch.randn(2, 2, 2, length, 32, generator=generator)
+    with torch.no_grad():
+        tiled = attention(q, k, v, block_mask(document_starts(document_BT)))
+        expected = attention(q, k, v, document_mask(document_BT))
+    torch.testing.assert_close(tiled, expected, atol=5e-6, rtol=1e-5)
 
 
 def test_gpu_block_mask_equals_separate_documents() -> None:

@@ -152,8 +152,8 @@ class Qwen3(nn.Module):
         """
         batch, length = tokens_BT.shape
         past = cache.length if cache is not None else 0
-        if past and document_BT is not None:
-            raise ValueError("a cache holds one document a row: pass document_BT or a filled cache, not both")
+        if cache is not None and document_BT is not None:
+            raise ValueError("a cache holds one document a row: pass document_BT or cache, not both")
         if positions_BT is None:
             positions_BT = torch.arange(past, past + length, device=tokens_BT.device).expand(batch, length)
             if document_BT is not None:
