@@ -1,0 +1,207 @@
+"""Mix: from the token shards to one plan per training stage, which says how often each document is used.
+
+Works on the columns beside the tokens and on the list offsets, which is a few dozen bytes per document: the token
+shards are mapped into memory and their tokens never touched. One solve over all documents gives the scale, so there is
+nothing to distribute, and the stage runs without Beam.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.mix.kernels import (
+    draw_copies,
+    label_weights,
+    length_buckets,
+    length_classes,
+    shares,
+    solve_scale,
+)
+from schemas.cells import merge_small
+from schemas.documents import TRAIN, VALIDATION
+from schemas.errors import ConfigError, DataError
+from schemas.hashing import uniform
+from schemas.job import Job, Output
+from schemas.labels import DOMAINS, EDUCATIONAL_BINS
+from schemas.languages import GROUPS, LABELS
+from schemas.manifest import FileEntry
+from schemas.recipe import Mixture, Recipe, TrainingStage
+from schemas.tables import read_table, table_writer
+from schemas.tokens import PLAN
+
+COLUMNS = ["document_id", "id", "split", "source", "cell", "language"]
+
+
+def run(job: Job) -> Output:
+    if job.recipe.pretrain is None:
+        raise ConfigError("the recipe has no `pretrain`, so there is no stage to mix for; add it or stop at `tokenize`")
+    stages = job.recipe.pretrain.stages
+    for stage in stages:
+        check_labels(job.recipe, stage)
+    documents = read_documents(job)
+    train = documents.filter(pc.equal(documents["split"], TRAIN))
+    validation = documents.filter(pc.equal(documents["split"], VALIDATION))
+    if not train.num_rows:
+        raise DataError(
+            "no document is left to train on: the filter, deduplication and decontamination dropped them all; see the "
+            "reasons in the manifests of these stages, loosen the rules in the recipe or add sources"
+        )
+    cells = merged_cells(documents, job.recipe.mix.cell_tokens)
+    train, validation = with_merged(train, cells), with_merged(validation, cells)
+
+    files: list[FileEntry] = []
+    extra: dict[str, Any] = {}
+    for done, stage in enumerate(stages):
+        job.progress.update(done, len(stages), "stages", stage.name)
+        plan, extra[stage.name] = plan_stage(train, stage, job.recipe.mix.max_copies, job.recipe.seed)
+        files.append(write_plan(job.output, stage.name, plan))
+    once = np.ones(validation.num_rows)
+    files.append(write_plan(job.output, VALIDATION, plan_table(validation, once, once.astype(np.int32))))
+    job.progress.update(len(stages), len(stages), "stages")
+    counts = {"documents": documents.num_rows, TRAIN: train.num_rows, VALIDATION: validation.num_rows}
+    return Output(sorted(files, key=lambda entry: entry.path), counts, {}, {"stages": extra})
+
+
+def check_labels(recipe: Recipe, stage: TrainingStage) -> None:
+    """A weight for a label that does not exist is a slip that would silently do nothing. Raises ConfigError."""
+    allowed: dict[str, tuple[object, ...]] = {
+        "language": LABELS,
+        "group": GROUPS,
+        "domain": DOMAINS,
+        "educational": tuple(range(len(EDUCATIONAL_BINS))),
+        "source": tuple(source.name for source in recipe.sources),
+    }
+    for key, names in allowed.items():
+        for name in getattr(stage.mixture, key):
+            if name not in names:
+                known = (
+                    f"{len(names)} labels of schemas/languages.py" if key == "language" else ", ".join(map(str, names))
+                )
+                raise ConfigError(
+                    f"pretrain.stages.{stage.name}.mixture.{key}: there is no {key} '{name}'; there are: {known}"
+                )
+
+
+def read_documents(job: Job) -> pa.Table:
+    """One row per tokenized document: COLUMNS, shard, row, and tokens with the end-of-document token (int64)."""
+    tables = []
+    for shard, path in enumerate(job.files("tokenize", "tokens")):
+        table = read_table(path)
+        lengths = pc.add(pc.list_value_length(table["tokens"]).cast(pa.int64()), 1)
+        table = table.select(COLUMNS)
+        table = table.append_column("shard", pa.array(np.full(len(table), shard, np.int32)))
+        table = table.append_column("row", pa.array(np.arange(len(table), dtype=np.int32)))
+        tables.append(table.append_column("tokens", lengths))
+    if not tables:
+        raise DataError(f"{job.inputs['tokenize']}: holds no token shards, because no documents were extracted")
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def merged_cells(documents: pa.Table, minimum: int) -> dict[str, str]:
+    """Cell -> merged cell, by training tokens alone; a cell seen only in validation counts as empty."""
+    tokens = pc.if_else(pc.equal(documents["split"], TRAIN), documents["tokens"], 0)
+    sums = pa.table({"cell": documents["cell"], "tokens": tokens}).group_by("cell").aggregate([("tokens", "sum")])
+    return merge_small(dict(zip(sums["cell"].to_pylist(), sums["tokens_sum"].to_pylist())), minimum)
+
+
+def with_merged(documents: pa.Table, cells: dict[str, str]) -> pa.Table:
+    """`documents` with the column `merged`, dictionary-encoded over the sorted merged cells."""
+    names = sorted(set(cells.values()))
+    encoded = single(documents["cell"]).dictionary_encode()
+    position = np.array([names.index(cells[name]) for name in encoded.dictionary.to_pylist()], np.int32)
+    codes = position[encoded.indices.to_numpy(zero_copy_only=False)] if len(position) else position
+    return documents.append_column("merged", pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(names)))
+
+
+def single(column: pa.ChunkedArray) -> pa.Array:
+    combined = column.combine_chunks()
+    return combined if isinstance(combined, pa.Array) else combined.chunk(0)
+
+
+def plan_stage(
+    documents: pa.Table, stage: TrainingStage, max_copies: float, seed: int
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The plan of one stage (rows as schemas.tokens.PLAN) and its summary."""
+    tokens = documents["tokens"].to_numpy()
+    columns = [single(documents[name]) for name in ("cell", "language", "source")]
+    weights = label_weights(columns[0], columns[1], columns[2], stage.mixture)
+    buckets = length_buckets(weights, tokens, stage.tokens, max_copies, stage.mixture)
+    if not any(len(bucket.documents) for bucket in buckets):
+        raise DataError(f"stage '{stage.name}' has nothing to train on: {_why_empty(stage.mixture, weights)}")
+
+    ids = documents["document_id"].to_pylist()
+    draws, keys = uniform(ids, seed, stage.name), np.array(ids, "S16")
+    expected = np.zeros(len(tokens))
+    copies = np.zeros(len(tokens), np.int32)
+    scales: dict[str, float] = {}
+    for bucket in buckets:
+        here = bucket.documents
+        if not len(here):
+            continue
+        scale = solve_scale(weights[here], tokens[here], bucket.got, max_copies)
+        expected[here] = np.minimum(max_copies, scale * weights[here])
+        copies[here] = draw_copies(expected[here], tokens[here], bucket.got, draws[here], keys[here])
+        scales[bucket.name] = float(f"{scale:.6g}")
+
+    planned = tokens * copies
+    total = int(planned.sum())
+    summary: dict[str, Any] = {
+        "documents": int(np.count_nonzero(copies)),
+        "tokens": total,
+        "budget": stage.tokens,
+        "missing": max(0, stage.tokens - total),  # not 0: the trainer starts another epoch
+        "scale": scales,
+        "cells": before_after(tokens, planned, documents["merged"]),
+        "lengths": length_shares(tokens, planned),
+    }
+    if stage.mixture.lengths is not None:
+        summary["buckets"] = {
+            bucket.name: {"asked": round(bucket.asked), "got": int(planned[bucket.documents].sum())}
+            for bucket in buckets
+        }
+    used = np.flatnonzero(expected > 0)
+    return plan_table(documents.take(pa.array(used)), expected[used], copies[used]), summary
+
+
+def _why_empty(mixture: Mixture, weights: np.ndarray) -> str:
+    if not (weights > 0).any():
+        return "its mixture gives every document a weight of 0; raise a weight"
+    if mixture.lengths is None:
+        return "all documents that its mixture allows are empty; add sources"
+    return (
+        f"no document that its mixture allows has {mixture.lengths.minimum} tokens or more; "
+        "lower `mixture.lengths.minimum` or add longer documents"
+    )
+
+
+def before_after(before: np.ndarray, after: np.ndarray, merged: pa.ChunkedArray) -> dict[str, dict[str, float]]:
+    """Merged cell -> its share of all training tokens and its share of the plan."""
+    column = single(merged)
+    names, codes = column.dictionary.to_pylist(), column.indices.to_numpy()
+    old, new = shares(before, codes, names), shares(after, codes, names)
+    return {name: {"before": old[name], "after": new[name]} for name in names if old[name] or new[name]}
+
+
+def length_shares(before: np.ndarray, after: np.ndarray) -> dict[str, dict[str, float]]:
+    """Shares by powers of two: the key is the least length of the class, in tokens."""
+    classes = length_classes(before)
+    names = [str(2**exponent) for exponent in range(int(classes.max()) + 1)]
+    old, new = shares(before, classes, names), shares(after, classes, names)
+    return {name: {"before": old[name], "after": new[name]} for name in names if old[name]}
+
+
+def plan_table(documents: pa.Table, expected: np.ndarray, copies: np.ndarray) -> pa.Table:
+    columns = {name: documents[name] for name in ("document_id", "id", "shard", "row", "tokens")}
+    columns["cell"] = documents["merged"].cast(pa.string())
+    columns["expected_copies"] = pa.array(expected.astype(np.float32))
+    columns["copies"] = pa.array(copies)
+    return pa.table([columns[name] for name in PLAN.names], schema=PLAN)
+
+
+def write_plan(folder: str, name: str, plan: pa.Table) -> FileEntry:
+    with table_writer(folder, f"plans/{name}.parquet", PLAN) as writer:
+        writer.write(plan)
+    used = pc.sum(pc.multiply(plan["tokens"], plan["copies"].cast(pa.int64()))).as_py() or 0
+    return writer.entry(tokens=used)

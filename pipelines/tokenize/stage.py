@@ -1,0 +1,105 @@
+"""Tokenize: one token shard per document shard, with the labels that mixing and losses need beside the tokens.
+
+The text is read once, in batches of a few megabytes, and encoded on one thread per worker.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.runner import ShardResult, Task, map_shards, shard_tasks
+from pipelines.tokenize.kernels import DOCUMENT_COLUMNS, bounded, encode, label_table
+from schemas import paths
+from schemas.documents import DROPPED, TRAIN, VALIDATION
+from schemas.errors import DataError
+from schemas.job import Job, Output
+from schemas.labels import check_sidecar
+from schemas.tables import read_batches, read_table, table_writer
+from schemas.tokens import TOKENS
+from tokenizer.qwen import Tokenizer
+
+SIDECARS = {
+    "language": ("annotate", "language"),
+    "educational": ("annotate", "educational"),
+    "domain": ("annotate", "domain"),
+    "split": ("split", "split"),
+}
+VOCABULARY_MULTIPLE = 128  # rows of the embedding: 151,669 tokens take 151,936
+_LANGUAGE = "language/"  # in the sums of the shards: training tokens of a language
+
+
+class TokenizeShard(beam.DoFn):
+    """Task -> ShardResult; writes `tokens/<shard>.arrow`."""
+
+    def __init__(self, tokenizer: str) -> None:
+        self.folder = tokenizer
+
+    def setup(self) -> None:
+        self.tokenizer = load_tokenizer(self.folder)
+
+    def process(self, task: Task) -> Iterator[ShardResult]:
+        labels = _labels(task)
+        counts: Counter[str] = Counter(documents=labels.num_rows)
+        languages: Counter[str] = Counter()
+        row = 0
+        with table_writer(task.output, f"tokens/{task.name}.arrow", TOKENS) as writer:
+            for batch in read_batches(task.path, DOCUMENT_COLUMNS):
+                for part in bounded(batch):
+                    rows = encode(part, labels.slice(row, part.num_rows), self.tokenizer)
+                    row += part.num_rows
+                    writer.write(rows)
+                    _count(rows, counts, languages)
+        counts[DROPPED] = row - counts[TRAIN] - counts[VALIDATION]
+        tokens = counts[f"{TRAIN}_tokens"] + counts[f"{VALIDATION}_tokens"]
+        yield ShardResult([writer.entry(tokens)], dict(counts), extra=dict(languages))
+
+
+def _labels(task: Task) -> pa.Table:
+    keys = read_table(task.path, ["document_id", "text_hash"])
+    sidecars = {name: read_table(path) for name, path in task.sidecars.items() if path}
+    for name, sidecar in sidecars.items():
+        try:
+            check_sidecar(keys, sidecar)
+        except DataError as error:
+            raise DataError(f"{task.sidecars[name]}: {error}") from error
+    return label_table(sidecars, keys.num_rows)
+
+
+def _count(rows: pa.RecordBatch, counts: Counter[str], languages: Counter[str]) -> None:
+    lengths = pc.add(pc.list_value_length(rows["tokens"]), 1)
+    table = pa.table({"split": rows["split"], "language": rows["language"], "tokens": lengths})
+    for group in table.group_by(["split", "language"]).aggregate([("tokens", "count"), ("tokens", "sum")]).to_pylist():
+        counts[group["split"]] += group["tokens_count"]
+        counts[f"{group['split']}_tokens"] += group["tokens_sum"]
+        if group["split"] == TRAIN:
+            languages[_LANGUAGE + group["language"]] += group["tokens_sum"]
+
+
+def load_tokenizer(folder: str) -> Tokenizer:
+    """The tokenizer of a dataset, wherever that lies."""
+    if paths.is_local(folder):
+        return Tokenizer.load(folder.removeprefix("file://"))
+    with tempfile.TemporaryDirectory() as local:
+        Path(local, "tokenizer.json").write_text(paths.read_text(paths.join(folder, "tokenizer.json")), "utf-8")
+        return Tokenizer.load(local)
+
+
+def run(job: Job) -> Output:
+    job.manifest("tokenizer")
+    folder = job.inputs["tokenizer"]
+    tokenizer = load_tokenizer(folder)
+    done = map_shards(job, shard_tasks(job, SIDECARS), TokenizeShard(folder), watch="tokens")
+    size = tokenizer.vocabulary_size
+    extra = {
+        "vocabulary_size": size,
+        "padded_vocabulary_size": -(-size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE,
+        "end_of_document": tokenizer.end_of_document,
+        "tokens": {split: done.counts.get(f"{split}_tokens", 0) for split in (TRAIN, VALIDATION)},
+        "languages": {name.removeprefix(_LANGUAGE): tokens for name, tokens in done.extra.items()},
+    }
+    return Output(done.files, done.counts, {}, extra)

@@ -1,0 +1,128 @@
+"""Train the tokenizer on the training documents, or take over the one that the recipe names.
+
+The text is streamed to the trainer in the driver: what training keeps is a table of pre-token counts, and counting runs
+on all cores. The table does not depend on the order of the text, so neither does the tokenizer.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.tokenizer_train.kernels import choose
+from schemas import paths
+from schemas.documents import TRAIN
+from schemas.errors import ConfigError, DataError
+from schemas.hashing import uniform
+from schemas.job import Job, Output
+from schemas.labels import check_sidecar
+from schemas.manifest import FileEntry
+from schemas.tables import read_batches, read_table
+from tokenizer.qwen import ADDED_TOKENS, Tokenizer, write_tokenizer
+from tokenizer.train import train
+
+TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
+
+
+def run(job: Job) -> Output:
+    with tempfile.TemporaryDirectory() as folder:
+        if job.recipe.tokenizer.path:
+            extra = take_over(job.recipe.tokenizer.path, Path(folder))
+        else:
+            extra = train_on(job, Path(folder))
+        files = [_publish(Path(folder, name), job.output, name) for name in (TOKENIZER, CONFIG)]
+    return Output(files, extra=extra)
+
+
+def take_over(path: str, folder: Path) -> dict[str, Any]:
+    """Copy the two files of an existing tokenizer into `folder`, after loading it as a check.
+
+    `path` is the folder of the tokenizer or its tokenizer.json. Where the configuration is absent, it is made.
+    """
+    source, _, name = path.rpartition("/") if path.endswith(".json") else (path, "", TOKENIZER)
+    for wanted, target in ((name, TOKENIZER), (CONFIG, CONFIG)):
+        file = paths.join(source, wanted)
+        if paths.exists(file):
+            with paths.open_read(file) as handle:
+                (folder / target).write_bytes(handle.read())
+        elif target == TOKENIZER:
+            raise ConfigError(f"tokenizer.path: there is no {file}; name a folder with a {TOKENIZER}, or leave it out")
+    tokenizer = Tokenizer.load(folder)
+    if not (folder / CONFIG).exists():
+        (folder / CONFIG).write_bytes(_make_config(tokenizer, path))
+    return {"vocabulary_size": tokenizer.vocabulary_size}
+
+
+def _make_config(tokenizer: Tokenizer, path: str) -> bytes:
+    """A tokenizer_config.json depends on the BPE vocabulary only by its size, where Qwen's added tokens follow it."""
+    size = tokenizer.vocabulary_size - len(tokenizer.added_tokens)
+    if tokenizer.added_tokens != {name: size + i for i, (name, _) in enumerate(ADDED_TOKENS)}:
+        raise ConfigError(
+            f"tokenizer.path: {path} has other added tokens than Qwen3, so its {CONFIG} must lie beside it"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        write_tokenizer(folder, [tokenizer.token_bytes(token) for token in range(size)], [])
+        return Path(folder, CONFIG).read_bytes()
+
+
+def train_on(job: Job, folder: Path) -> dict[str, Any]:
+    """Train on the documents of the split `train`, up to about `tokenizer.max_bytes` bytes of them."""
+    shards, splits = job.document_shards(), job.sidecars("split", "split")
+    surveys = [survey(path, splits[index] if splits else None) for index, path in enumerate(shards)]
+    sizes = np.concatenate([np.zeros(0, np.int64), *(part[0] for part in surveys)])
+    ids = [key for part in surveys for key in part[1]]
+    usable = np.concatenate([np.zeros(0, bool), *(part[2] for part in surveys)])
+    if not int(sizes[usable].sum()):
+        raise DataError(
+            "no training document has any text, so no tokenizer can be trained: loosen the rules of `filter`, "
+            "add sources, or name an existing tokenizer in `tokenizer.path`"
+        )
+    keys = np.array(ids, "S16")
+    chosen = np.zeros(len(ids), bool)
+    draws = uniform((key for key, use in zip(ids, usable) if use), job.recipe.seed, "tokenizer")
+    chosen[usable] = choose(sizes[usable], draws, keys[usable], job.recipe.tokenizer.max_bytes)
+    total = int(sizes[chosen].sum())
+    masks = np.split(chosen, np.cumsum([len(part[1]) for part in surveys])[:-1])
+    summary = train(_texts(job, shards, masks, total), job.recipe.tokenizer.vocabulary_size, folder)
+    return summary | {"text_bytes": total, "documents": int(chosen.sum()), "documents_available": int(usable.sum())}
+
+
+def survey(documents: str, split: str | None) -> tuple[np.ndarray, list[bytes], np.ndarray]:
+    """Bytes of text, ids, and which documents are training documents, of one shard."""
+    sizes: list[pa.Array] = []
+    ids: list[bytes] = []
+    for batch in read_batches(documents, ["document_id", "text"]):
+        sizes.append(pc.binary_length(batch["text"]).cast(pa.int64()))
+        ids += batch["document_id"].to_pylist()
+    if split is None:
+        usable = np.ones(len(ids), bool)
+    else:
+        labels = read_table(split, ["document_id", "text_hash", "split"])
+        check_sidecar(read_table(documents, ["document_id", "text_hash"]), labels)
+        usable = pc.equal(labels["split"], TRAIN).to_numpy()
+    return pa.chunked_array(sizes, pa.int64()).to_numpy(), ids, usable
+
+
+def _texts(job: Job, shards: list[str], masks: list[np.ndarray], total: int) -> Iterator[str]:
+    done = 0
+    for path, mask in zip(shards, masks):
+        if not mask.any():
+            continue
+        row = 0
+        for batch in read_batches(path, ["text"]):
+            texts = batch["text"].filter(pa.array(mask[row : row + len(batch)]))
+            yield from texts.to_pylist()
+            row += len(batch)
+            done += pc.sum(pc.binary_length(texts)).as_py() or 0
+            job.progress.update(done, total, "bytes")
+
+
+def _publish(file: Path, output: str, name: str) -> FileEntry:
+    content = file.read_bytes()
+    with paths.write_atomic(paths.join(output, name)) as handle:
+        handle.write(content)
+    return FileEntry(path=name, rows=0, bytes=len(content), hash=paths.file_hash(str(file)))
