@@ -132,7 +132,7 @@ def _unknown_options(arguments: tuple[str, ...]) -> str | None:
     for options in PipelineOptions.__subclasses__():
         parser = _Names()
         with contextlib.suppress(Exception):
-            options._add_argparse_args(parser)
+            options._add_argparse_args(parser)  # type: ignore[arg-type]
         known |= parser.names
     for argument in arguments:
         name = argument.split("=")[0]
@@ -169,8 +169,6 @@ def _one_line_errors() -> Iterator[None]:
             marker = f"{kind.__module__}.{kind.__qualname__}: "
             if marker in text:
                 raise kind(text.rsplit(marker, 1)[1].splitlines()[0].split(" [while running")[0]) from error
-        if isinstance(error, ConfigError | DataError):
-            raise
         raise
 
 

@@ -5,14 +5,19 @@ Every key here is documented by its description; `sluice recipe schema` prints t
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pyarrow as pa
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from schemas import paths
 from schemas.errors import ConfigError
+from schemas.labels import ANNOTATORS, DOMAINS, EDUCATIONAL_BINS
+from schemas.languages import GROUPS
+from schemas.languages import LABELS as LANGUAGE_LABELS
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -23,6 +28,23 @@ ModelName = Literal["qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-1
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+NUMERIC_LABELS = {
+    column.name: annotator
+    for annotator, schema in ANNOTATORS.items()
+    for column in schema
+    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
+}
+"""Label columns that a rule can bound, with the annotator that makes them."""
+
+
+def _must_be_known(what: str, names: Iterable[Any], known: Iterable[Any]) -> None:
+    allowed = sorted(known)
+    for name in names:
+        if name not in allowed:
+            shown = ", ".join(str(one) for one in allowed[:30]) + (", ..." if len(allowed) > 30 else "")
+            raise ValueError(f"unknown {what} '{name}'; known are {shown}")
 
 
 class Columns(Section):
@@ -142,6 +164,18 @@ class Filter(Section):
     language_score: Share = Field(0.3, description="Least probability of the language label (not for code).")
 
 
+    @model_validator(mode="after")
+    def _known(self) -> "Filter":
+        for rules in (self.rules, self.code_rules):
+            _must_be_known("label column", rules, NUMERIC_LABELS)
+        _must_be_known("language", self.languages or [], LANGUAGE_LABELS)
+        return self
+
+    def needs(self) -> set[str]:
+        """The annotators whose labels the rules speak of."""
+        return {NUMERIC_LABELS[column] for column in (*self.rules, *self.code_rules)}
+
+
 class Dedup(Section):
     """Exact and near-duplicates (MinHash-LSH); the best document of a cluster survives."""
 
@@ -199,6 +233,15 @@ class Mixture(Section):
     educational: dict[int, Weight] = Field({}, description="Educational bin (0 to 3) -> weight.")
     source: dict[str, Weight] = Field({}, description="Source name -> weight.")
     lengths: LongMixture | None = Field(None, description="Shares by length; absent: any length.")
+
+
+    @model_validator(mode="after")
+    def _known(self) -> "Mixture":
+        _must_be_known("language", self.language, LANGUAGE_LABELS)
+        _must_be_known("language group", self.group, GROUPS)
+        _must_be_known("domain", self.domain, DOMAINS)
+        _must_be_known("educational bin", self.educational, range(len(EDUCATIONAL_BINS)))
+        return self
 
 
 class LearningRate(Section):
@@ -332,6 +375,8 @@ class Recipe(Section):
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise ValueError(f"two sources have the same name: {', '.join(names)}")
+        for stage in self.pretrain.stages if self.pretrain else []:
+            _must_be_known(f"source in the mixture of stage '{stage.name}'", stage.mixture.source, names)
         return self
 
 

@@ -48,9 +48,16 @@ def _source_files(recipe: Recipe) -> dict[str, str]:
 
 
 def _annotators(recipe: Recipe) -> dict[str, Any]:
-    from annotators import annotator
+    from annotators.table import annotator
 
     return {"labels": {name: annotator(name).VERSION for name in sorted(recipe.annotate.labels)}}
+
+
+def _filter(recipe: Recipe) -> dict[str, Any]:
+    missing = sorted(recipe.filter.needs() - set(recipe.annotate.labels))
+    if missing:
+        raise ConfigError(f"the rules of `filter` need the label '{missing[0]}', which `annotate.labels` leaves out")
+    return recipe.filter.model_dump()
 
 
 def _dedup(recipe: Recipe) -> dict[str, Any]:
@@ -124,7 +131,7 @@ ROAD: tuple[Stage, ...] = (
         1,
         "pipelines.filter.stage:run",
         "decisions from labels",
-        lambda recipe: recipe.filter.model_dump(),
+        _filter,
         ("extract", "annotate"),
     ),
     Stage(

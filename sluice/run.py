@@ -68,6 +68,10 @@ def run(
     where the configuration is at fault.
     """
     given = given or {}
+    for stage in stages:  # whatever the configuration gets wrong is told before any work
+        if stage.name not in given:
+            stage.config(recipe)
+            stage.outside(recipe)
     with _lock(output):
         _write_run_files(recipe, output)
         for leftover in paths.glob(paths.join(output, UNFINISHED, "*.old")):

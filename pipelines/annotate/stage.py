@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import apache_beam as beam
 
-from annotators import annotator
+from annotators.table import annotator
 from pipelines.runner import ShardResult, Task, map_shards, shard_tasks
 from schemas.job import Job, Output
 from schemas.labels import ANNOTATORS
@@ -41,7 +41,7 @@ class AnnotateShard(beam.DoFn):
 
 
 def run(job: Job) -> Output:
-    names = sorted(job.recipe.annotate.labels)
+    names: list[str] = sorted(job.recipe.annotate.labels)
     done = map_shards(job, shard_tasks(job, {}), AnnotateShard(names), watch=names[0])
     versions = {name: annotator(name).VERSION for name in names}
     return Output(done.files, done.counts, {}, {"annotators": versions, "languages": done.extra})

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import apache_beam as beam
 import numpy as np
@@ -117,7 +117,7 @@ class ExtractFiles(beam.DoFn):
                 yield from extract_file(local, file.path, self.options, source.columns)
             else:
                 with paths.open_read(file.location) as handle:
-                    yield from extract_file(handle, file.path, self.options, source.columns)
+                    yield from extract_file(cast(BinaryIO, handle), file.path, self.options, source.columns)
         except OSError as error:
             yield Reject("", "unreadable", f"the file cannot be read: {error.strerror or error}")
         except Exception as error:  # one file's surprise must not end the run
