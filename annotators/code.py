@@ -1,0 +1,91 @@
+"""Is a document source code, and how much of it is comments?
+
+The extension of the path says so; a path without one that we know (or a table of texts without paths) is
+judged by the lines of the text. Source code keeps a natural-language label, that of its comments, so language
+and domain are labelled independently.
+"""
+
+import re
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+
+_EXTENSIONS = """
+    ada adb ads asm awk bash bat bzl c cc cjs clj cljs cmake cpp cs css cu cuh cxx d dart el elm erl ex exs f f90 f95
+    fish fs fsx go gradle groovy h hh hpp hrl hs hxx inc ino java jl js jsx kt kts less lisp lua m4 mjs mk ml mli mm
+    nim nix pas php pl pm proto ps1 py pyi pyx r rb rkt rs sass scala scm scss sh sol sql sv svelte swift tcl tf ts
+    tsx v vb vhd vhdl vim vue wat xsl zig zsh
+"""
+EXTENSIONS = frozenset(_EXTENSIONS.split())
+"""File name extensions of source code. Markup and data (html, md, tex, json, xml, yaml) are not code."""
+
+FILE_NAMES = frozenset(
+    ("makefile", "dockerfile", "cmakelists.txt", "rakefile", "gemfile", "jenkinsfile", "build.bazel")
+)
+PROSE_EXTENSIONS = frozenset(("txt", "md", "rst", "html", "htm", "pdf", "tex", "docx", "epub"))
+
+_LINES = 200  # lines of a text that are looked at
+_CHARACTERS = 20_000
+_CODE_SHARE = 0.4  # share of lines that must look like code; prose with code samples stays below
+
+_CODE_LINE = re.compile(
+    r"^(?:#!\s*/|#\s*(?:include|define|ifdef|ifndef|endif|pragma)\b"
+    r"|(?:from\s+[\w.]+\s+)?import\s+[\w.{*\"'(]|using\s+[\w.]+;|package\s+[\w.]+;?$"
+    r"|(?:(?:public|private|protected|static|export|async|pub|inline|const)\s+)*"
+    r"(?:def|class|func|fn|function|struct|interface|impl|enum|namespace)\s+\w"
+    r"|(?:let|const|var|val)\s+[\w{\[(][^.]{0,80}="
+    r"|(?:if|for|while|switch|elif|else if)\b.{0,200}[:{]$|(?:else|try|finally|do)\s*[:{]$"
+    r"|return\b.{0,200};?$(?<![.!?])|@\w+(?:\(.{0,200})?$|[})\]]+[;,)]*$)"
+    r"|[;{]$|^[\w.\[\]>-]{1,80}\s*[-+*/|&:]?=[^=].{0,200}[\w)\]}\"']$|^[\w.:>-]{1,80}\(.{0,200}\)[;:]?$"
+)
+
+
+_PATH_KEYS = ("path", "file_path", "filename")  # of the metadata, where a table holds many files
+_LANGUAGE_KEY = "programming_language"
+
+
+def code_rows(batch: pa.RecordBatch) -> list[bool]:
+    """For each document of `batch` (columns text, path, metadata), whether it is source code."""
+    rows = zip(batch["path"].to_pylist(), batch["metadata"].to_pylist(), batch["text"])
+    return [_is_code_row(path, dict(metadata or ()), text) for path, metadata, text in rows]
+
+
+def _is_code_row(path: str, metadata: dict[str, str], text: pa.Scalar) -> bool:
+    if metadata.get(_LANGUAGE_KEY):
+        return True
+    path = next((metadata[key] for key in _PATH_KEYS if metadata.get(key)), path)
+    return is_code(path, text.as_py())
+
+
+def is_code(path: str, text: str) -> bool:
+    """Whether a document is source code, by its path and, where that tells nothing, by its first 200 lines."""
+    name = PurePosixPath(path.lower())
+    extension = name.suffix[1:]
+    if extension in EXTENSIONS or name.name in FILE_NAMES:
+        return True
+    if extension in PROSE_EXTENSIONS:
+        return False
+    return looks_like_code(text)
+
+
+def looks_like_code(text: str) -> bool:
+    """Whether at least 40 % of the first lines (blank ones aside, at least three) have the shape of code."""
+    lines = [line.strip()[:400] for line in text[:_CHARACTERS].split("\n", _LINES)[:_LINES]]
+    lines = [line for line in lines if line]
+    if len(lines) < 3:
+        return False
+    return sum(1 for line in lines if _CODE_LINE.search(line)) >= _CODE_SHARE * len(lines)
+
+
+_COMMENT = re.compile(
+    r"/\*(.{0,2000}?)\*/|\"\"\"(.{0,2000}?)\"\"\"|(?://+|#+!?|--|;;+|%+)[ \t]+([^\n]{1,2000})", re.DOTALL
+)
+
+
+def comments(text: str) -> str:
+    """Text of the comments and documentation strings of source code, by the marks most languages use.
+
+    Reads the first 20,000 characters; gives "" where there are no comments.
+    """
+    found = _COMMENT.findall(text[:_CHARACTERS])
+    return "\n".join(part for parts in found for part in parts if part)
