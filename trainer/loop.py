@@ -1,0 +1,348 @@
+"""The training loop: from a model and its feeds to checkpoints, one optimizer over all stages.
+
+Every step reads one global batch, sums the losses of its labels over micro-batches and ranks, divides once by the
+number of labels, clips, and updates. A run that was interrupted goes on from its last checkpoint with the same
+numbers, bit by bit on the CPU.
+"""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from schemas.errors import DataError
+from schemas.job import Progress
+from schemas.recipe import Optimizer, Pretrain
+from trainer import checkpoint
+from trainer.data import Batch, Feed, Sequences, prefetch
+from trainer.evaluate import batch_loss, bits_per_byte, group_sums, measure, sample
+from trainer.metrics import Metrics
+from trainer.model.qwen3 import Qwen3, apply_checkpointing
+from trainer.parallel import Ranks
+from trainer.schedule import Span, learning_rate, spans, tokens_at
+
+CHECKPOINTS = "checkpoints"
+REMEMBERED = 5  # steps at either end of a stage whose losses its summary averages
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its last checkpoint holds all of it, and starting it again goes on from there."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run reads. `token_bytes` (vocabulary,) are the bytes of text behind each token."""
+
+    feeds: dict[str, Feed]  # by stage
+    validation: Sequences
+    token_bytes: np.ndarray
+    groups: list[str]
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What a stage's summary needs; it travels in the checkpoints."""
+
+    first_losses: list[float] = field(default_factory=list)
+    last_losses: list[float] = field(default_factory=list)
+    validation_bits_per_byte: float | None = None
+
+    def after(self, loss: float) -> "StageRecord":
+        return replace(
+            self,
+            first_losses=[*self.first_losses, loss][:REMEMBERED],
+            last_losses=[*self.last_losses, loss][-REMEMBERED:],
+        )
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Sums of one step over all ranks. `nll` and `labels` are per group, in nats and in tokens."""
+
+    loss: float  # nats per label
+    grad_norm: float
+    nll: np.ndarray
+    labels: np.ndarray
+    stop: bool
+
+
+def make_optimizer(model: Qwen3, settings: Optimizer) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices and embeddings and none on the gains of norms."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(settings.beta1, settings.beta2), eps=settings.epsilon, fused=True)
+
+
+def train(
+    pretrain: Pretrain,
+    model: Qwen3,
+    data: Data,
+    folder: Path,
+    key: str,
+    progress: Progress,
+    ranks: Ranks,
+) -> dict[str, StageRecord]:
+    """Train through all stages, from the last checkpoint in `folder` on if there is one; returns a record per stage.
+
+    Args:
+        model: initialised, on the device of `ranks`.
+        folder: local; gets checkpoints/, metrics.jsonl and tensorboard/. Rank 0 alone writes.
+        key: names model, data and schedule; a checkpoint of another key is refused.
+
+    Raises:
+        DataError: the loss or the gradient is not finite, a shard is damaged, or a checkpoint cannot be written.
+        Interrupted: SIGTERM arrived and a checkpoint of the last step was written.
+    """
+    run = _Run(pretrain, model, data, folder, key, progress, ranks)
+    with _numerics(pretrain, ranks.device), _terminations() as terminated, contextlib.closing(run):
+        run.resume_or_start()
+        for span in run.plan:
+            if run.step < span.end:
+                run.stage(span, terminated)
+    return run.records
+
+
+class _Run:
+    def __init__(
+        self, pretrain: Pretrain, model: Qwen3, data: Data, folder: Path, key: str, progress: Progress, ranks: Ranks
+    ) -> None:
+        self.pretrain, self.model, self.data, self.progress, self.ranks = pretrain, model, data, progress, ranks
+        self.folder, self.key = folder, key
+        self.plan = spans(pretrain)
+        self.ends = [span.end for span in self.plan]
+        self.total_tokens = tokens_at(self.plan, self.ends[-1])
+        self.optimizer = make_optimizer(model, pretrain.optimizer)
+        self.step = 0
+        self.records = {span.stage.name: StageRecord() for span in self.plan}
+        self.metrics: Metrics | None = None  # of rank 0
+        if pretrain.activation_checkpointing:
+            apply_checkpointing(model)
+        if pretrain.compile and ranks.device.type == "cuda":
+            for block in model.layers:
+                block.compile()
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / CHECKPOINTS
+
+    def close(self) -> None:
+        if self.metrics is not None:
+            self.metrics.close()
+
+    # -----------------------------------------------------------------------------------------------------------
+    # State
+
+    def resume_or_start(self) -> None:
+        state = None
+        if self.ranks.rank == 0 and (found := checkpoint.newest(self.checkpoints, self.key)) is not None:
+            path, state = found
+            checkpoint.load_model(path, self.model)
+            checkpoint.load_optimizer(path, self.model, self.optimizer)
+        state = self.ranks.broadcast(state)
+        if state is not None:
+            self.step = state["step"]
+            self.records = {name: StageRecord(**record) for name, record in state["stages"].items()}
+        self._share()
+        if self.ranks.rank == 0:
+            self.metrics = Metrics(self.folder, self.step if state is not None else -1)
+        if state is None:
+            span = self.plan[0]
+            self.model.set_rope_base(span.stage.rope_base)
+            self._write({"step": 0, "stage": span.stage.name, "tokens": 0, **self._validate(span)})
+            self._save(span)
+
+    def _share(self) -> None:
+        """Give every rank what rank 0 has read or drawn."""
+        if self.ranks.count == 1:
+            return
+        self.ranks.copy_from_first(self.model.state_dict().values())
+        if self.step:
+            for parameter in self.model.parameters():
+                state = self.optimizer.state[parameter]
+                if not state:
+                    place = parameter.device if parameter.is_cuda else "cpu"
+                    state["step"] = torch.zeros((), device=place)
+                    state |= {moment: torch.zeros_like(parameter) for moment in checkpoint.MOMENTS}
+                self.ranks.copy_from_first(state[name] for name in ("step", *checkpoint.MOMENTS))
+
+    def _save(self, span: Span) -> None:
+        if self.ranks.rank != 0:
+            return
+        assert self.metrics is not None
+        self.metrics.sync()
+        state = {
+            "key": self.key,
+            "step": self.step,
+            "stage": span.stage.name,
+            "tokens": tokens_at(self.plan, self.step),
+            "stages": {name: asdict(record) for name, record in self.records.items()},
+        }
+        checkpoint.save(self.checkpoints, self.step, self.model, self.optimizer, state)
+        every, last = self.pretrain.checkpoint_every, self.pretrain.keep_checkpoints
+        # A checkpoint off the schedule, of an interruption, stays until the next one on it.
+        checkpoint.prune(self.checkpoints, {self.step, *checkpoint.kept(self.step, self.ends, every, last)})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self.metrics is not None:
+            self.metrics.write(line)
+
+    # -----------------------------------------------------------------------------------------------------------
+    # Steps
+
+    def stage(self, span: Span, terminated: threading.Event) -> None:
+        """From where the run stands to the end of a stage."""
+        self.model.set_rope_base(span.stage.rope_base)
+        feed = self.data.feeds[span.stage.name]
+        batches = prefetch(feed.batch, self.step - span.begin, span.steps)
+        with contextlib.closing(batches):
+            began = time.perf_counter()
+            for batch in batches:
+                rate = learning_rate(self.plan, self.step + 1)
+                result = self._update(batch, span, rate, terminated)
+                self.step += 1
+                name = span.stage.name
+                self.records[name] = self.records[name].after(result.loss)
+                seconds = time.perf_counter() - began
+                line = self._line(span, rate, result, seconds)
+                if self.step == span.end or self.step % self.pretrain.validate_every == 0:
+                    line |= self._validate(span)
+                self._write(line)
+                due = self.step == span.end or self.step % self.pretrain.checkpoint_every == 0
+                if due or result.stop:
+                    self._save(span)
+                self.progress.update(
+                    line["tokens"],
+                    self.total_tokens,
+                    "tokens",
+                    note=f"{name} step {self.step - span.begin}/{span.steps} loss {result.loss:.2f} lr {rate:.1e}",
+                )
+                if result.stop and self.step < self.ends[-1]:
+                    raise Interrupted(f"stopped at step {self.step} of {self.ends[-1]}; start again to go on")
+                began = time.perf_counter()
+
+    def _update(self, batch: Batch, span: Span, rate: float, terminated: threading.Event) -> StepResult:
+        """One optimizer step on this rank's part of a global batch."""
+        device, groups = self.ranks.device, len(self.data.groups)
+        labels = (batch.labels_BT >= 0).sum().to(device)
+        self.ranks.sum([labels])
+        if not labels:
+            raise DataError(f"step {self.step + 1} of stage {span.stage.name}: its sequences have nothing to predict")
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        sums = torch.zeros(2, groups, dtype=torch.float64, device=device)
+        rows = max(1, self.pretrain.micro_batch_tokens // span.stage.sequence_length)
+        for begin in range(0, len(batch.tokens_BT), rows):
+            part = batch.part(begin, begin + rows).to(device)
+            loss, nll_BT = batch_loss(self.model, part, self.pretrain.optimizer.z_loss)
+            # The divisor is that of the global batch, so micro-batches and ranks add up to one mean.
+            (loss / labels).backward()
+            sums += group_sums(part, (nll_BT,), groups)
+
+        stop = torch.tensor([float(terminated.is_set())], device=device, dtype=torch.float64)
+        self.ranks.sum([sums, stop])
+        parameters = list(self.model.parameters())
+        for parameter in parameters:
+            if parameter.grad is None:  # a rank without a sequence
+                parameter.grad = torch.zeros_like(parameter)
+        self.ranks.sum(parameter.grad for parameter in parameters if parameter.grad is not None)
+        norm = clip_grad_norm_(parameters, self.pretrain.optimizer.clip)
+        nll, counts = sums.cpu().numpy()
+        result = StepResult(float(nll.sum() / counts.sum()), float(norm), nll, counts, bool(stop))
+        if not (np.isfinite(result.loss) and np.isfinite(result.grad_norm)):
+            self._not_finite(batch, span, result)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return result
+
+    def _not_finite(self, batch: Batch, span: Span, result: StepResult) -> None:
+        ids = self.data.feeds[span.stage.name].sequences.document_ids(batch)
+        more = f" and {len(ids) - 20} more" if len(ids) > 20 else ""
+        raise DataError(
+            f"step {self.step + 1} of stage {span.stage.name}: the loss is {result.loss} and the norm of the gradient "
+            f"{result.grad_norm}. The checkpoints before it are whole; a lower learning rate or other data may help. "
+            f"Documents of the batch: {', '.join(ids[:20])}{more}"
+        )
+
+    def _line(self, span: Span, rate: float, result: StepResult, seconds: float) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "stage": span.stage.name,
+            "loss": result.loss,
+            "learning_rate": rate,
+            "grad_norm": result.grad_norm,
+            "tokens": tokens_at(self.plan, self.step),
+            "tokens_per_second": round(span.tokens_per_step / seconds, 1),
+            "seconds": round(seconds, 6),
+            "labels": int(result.labels.sum()),
+            "cells": _by_group(self.data.groups, result.nll, result.labels),
+        }
+
+    def _validate(self, span: Span) -> dict[str, Any]:
+        """Bits per byte on the validation sequences, for the line of a step."""
+        sequences = self.data.validation
+        if not sequences.count:
+            return {}
+        chosen = sample(sequences, self.pretrain.validation_tokens)
+        sums = measure(
+            self.model, sequences, chosen, self.data.token_bytes, self.ranks, self.pretrain.micro_batch_tokens
+        )
+        score = bits_per_byte(float(sums.nll.sum()), float(sums.bytes.sum()))
+        name = span.stage.name
+        self.records[name] = replace(self.records[name], validation_bits_per_byte=score)
+        return {
+            "validation_bits_per_byte": score,
+            "validation_loss": float(sums.nll.sum() / max(1.0, sums.tokens.sum())),
+            "validation_cells": _by_group(self.data.groups, sums.nll, sums.tokens),
+        }
+
+
+def _by_group(groups: list[str], nll: np.ndarray, tokens: np.ndarray) -> dict[str, list[float]]:
+    """Sum of nats and number of labels of the groups that have any."""
+    return {groups[i]: [float(nll[i]), int(tokens[i])] for i in np.flatnonzero(tokens)}
+
+
+@contextlib.contextmanager
+def _numerics(pretrain: Pretrain, device: torch.device) -> Iterator[None]:
+    """Threads and determinism on a CPU, as they were afterwards."""
+    if device.type != "cpu":
+        yield
+        return
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
+    try:
+        if pretrain.threads is not None:
+            torch.set_num_threads(pretrain.threads)
+        torch.use_deterministic_algorithms(True)
+        memory.fill_uninitialized_memory = False  # it would write every new tensor twice
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+        memory.fill_uninitialized_memory = fill
+
+
+@contextlib.contextmanager
+def _terminations() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets; only the main thread of a process may listen."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, before)
