@@ -504,7 +504,8 @@ def _explain(error: ValidationError, name: str, node: yaml.Node | None) -> str:
     """One line for the first thing that is wrong: file, line, key, what is allowed."""
     details = error.errors()
     if node is not None:
-        details.sort(key=lambda detail: _line(node, list(detail["loc"])))
+        # A misspelt key is also a missing one; the misspelling is what its writer has to see.
+        details.sort(key=lambda detail: (detail["type"] != "extra_forbidden", _line(node, list(detail["loc"]))))
     # Of a union (a model's name or its fields) the branch that got furthest speaks for the writer's intention.
     union = all(detail["loc"][:2] == ("pretrain", "model") for detail in details)
     first = max(details, key=lambda detail: len(detail["loc"])) if union else details[0]
