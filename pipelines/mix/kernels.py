@@ -110,7 +110,8 @@ def draw_copies(
     missing = target - int((copies * tokens).sum())
     maybe = np.flatnonzero(fraction > 0)
     if missing > 0 and len(maybe):
-        order = maybe[np.lexsort((ids[maybe], draws[maybe] / fraction[maybe]))]
+        with np.errstate(over="ignore"):  # a fraction of next to nothing goes to the end of the line
+            order = maybe[np.lexsort((ids[maybe], draws[maybe] / fraction[maybe]))]
         enough = int(np.searchsorted(np.cumsum(tokens[order]), missing)) + 1
         copies[order[:enough]] += 1
     return copies

@@ -24,10 +24,8 @@ from schemas.documents import TRAIN, VALIDATION
 from schemas.errors import ConfigError, DataError
 from schemas.hashing import uniform
 from schemas.job import Job, Output
-from schemas.labels import DOMAINS, EDUCATIONAL_BINS
-from schemas.languages import GROUPS, LABELS
 from schemas.manifest import FileEntry
-from schemas.recipe import Mixture, Recipe, TrainingStage
+from schemas.recipe import Mixture, TrainingStage
 from schemas.tables import read_table, table_writer
 from schemas.tokens import PLAN
 
@@ -38,8 +36,6 @@ def run(job: Job) -> Output:
     if job.recipe.pretrain is None:
         raise ConfigError("the recipe has no `pretrain`, so there is no stage to mix for; add it or stop at `tokenize`")
     stages = job.recipe.pretrain.stages
-    for stage in stages:
-        check_labels(job.recipe, stage)
     documents = read_documents(job)
     train = documents.filter(pc.equal(documents["split"], TRAIN))
     validation = documents.filter(pc.equal(documents["split"], VALIDATION))
@@ -62,26 +58,6 @@ def run(job: Job) -> Output:
     job.progress.update(len(stages), len(stages), "stages")
     counts = {"documents": documents.num_rows, TRAIN: train.num_rows, VALIDATION: validation.num_rows}
     return Output(sorted(files, key=lambda entry: entry.path), counts, {}, {"stages": extra})
-
-
-def check_labels(recipe: Recipe, stage: TrainingStage) -> None:
-    """A weight for a label that does not exist is a slip that would silently do nothing. Raises ConfigError."""
-    allowed: dict[str, tuple[object, ...]] = {
-        "language": LABELS,
-        "group": GROUPS,
-        "domain": DOMAINS,
-        "educational": tuple(range(len(EDUCATIONAL_BINS))),
-        "source": tuple(source.name for source in recipe.sources),
-    }
-    for key, names in allowed.items():
-        for name in getattr(stage.mixture, key):
-            if name not in names:
-                known = (
-                    f"{len(names)} labels of schemas/languages.py" if key == "language" else ", ".join(map(str, names))
-                )
-                raise ConfigError(
-                    f"pretrain.stages.{stage.name}.mixture.{key}: there is no {key} '{name}'; there are: {known}"
-                )
 
 
 def read_documents(job: Job) -> pa.Table:

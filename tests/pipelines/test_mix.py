@@ -1,0 +1,301 @@
+"""Plans against bisection, against the budget, and against the order of the shards."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.mix.kernels import draw_copies, label_weights, length_buckets, length_classes, solve_scale
+from pipelines.mix.stage import run
+from schemas.cells import cell
+from schemas.errors import DataError
+from schemas.hashing import uniform
+from schemas.job import Job
+from schemas.languages import group
+from schemas.manifest import Manifest, write_manifest
+from schemas.recipe import Mixture, Recipe
+from schemas.tables import read_table, write_table
+from schemas.tokens import PLAN, TOKENS
+
+LANGUAGES = ["eng_Latn", "deu_Latn", "jpn_Jpan", "und"]
+DOMAINS = ["code", "mathematics", "news-politics"]
+
+
+class Silent:
+    def update(self, done, total, unit, note=""):
+        assert 0 <= done <= total
+
+
+def stage(name="s1", tokens=6000, mixture=None, **changes):
+    base = {"sequence_length": 16, "batch_size": 2, "learning_rate": {"peak": 0.1, "end": 0.0}}
+    return {"name": name, "tokens": tokens, "mixture": mixture or {}, **base, **changes}
+
+
+def recipe(*stages, seed=3, **mix):
+    model = {"hidden_size": 8, "intermediate_size": 8, "layers": 1, "heads": 1, "kv_heads": 1, "head_dim": 4}
+    return Recipe.model_validate(
+        {
+            "name": "test",
+            "seed": seed,
+            "sources": [{"name": "web", "path": "."}, {"name": "books", "path": "."}],
+            "mix": {"cell_tokens": 0, **mix},
+            "pretrain": {"model": model, "stages": list(stages)},
+        }
+    )
+
+
+def corpus(count=400, split="train", begin=0):
+    rng = np.random.default_rng(begin)
+    rows = []
+    for i in range(begin, begin + count):
+        language, domain = LANGUAGES[rng.integers(4)], DOMAINS[rng.integers(3)]
+        score = float(rng.uniform(0, 4))
+        rows.append(
+            {
+                "document_id": f"{i:016d}".encode(),
+                "id": f"user-{i}",
+                "split": split,
+                "source": "web" if i % 3 else "books",
+                "licence": None,
+                "cell": cell(group(language), domain, min(3, int(score))),
+                "language": language,
+                "domain": domain,
+                "educational_score": score,
+                "text_bytes": 0,
+                "tokens": [1] * int(rng.integers(1, 60)),
+            }
+        )
+    return rows
+
+
+def write_shards(folder, shards):
+    files = [
+        write_table(str(folder), f"tokens/{i:05d}.arrow", pa.Table.from_pylist(rows, TOKENS))
+        for i, rows in enumerate(shards)
+    ]
+    write_manifest(str(folder), Manifest(stage="tokenize", version=1, key="k", config={}, inputs={}, files=files))
+    return {"tokenize": str(folder)}
+
+
+def mix(folder, shards, a_recipe):
+    done = run(Job(a_recipe, write_shards(folder / "in", shards), str(folder / "out"), Silent()))
+    plans = {}
+    for entry in done.files:
+        table = read_table(str(folder / "out" / entry.path))
+        assert table.schema.equals(PLAN)
+        plans[entry.path.removeprefix("plans/").removesuffix(".parquet")] = table.to_pylist()
+    return done, plans
+
+
+def used(plan):
+    return sum(row["copies"] * row["tokens"] for row in plan)
+
+
+WEIGHTS = st.lists(
+    st.tuples(st.sampled_from([0.01, 0.5, 1.0, 1.5, 7.0, 1000.0]), st.integers(2, 500)), min_size=1, max_size=60
+)
+
+
+@given(WEIGHTS, st.floats(0.001, 0.999), st.sampled_from([0.5, 1.0, 4.0]))
+def test_scale_is_that_of_bisection(documents, share, most):
+    weights, tokens = (np.array(column) for column in zip(*documents))
+    target = share * most * tokens.sum()
+    scale = solve_scale(weights, tokens, target, most)
+    assert math.isclose(np.sum(tokens * np.minimum(most, scale * weights)), target, rel_tol=1e-9)
+    low, high = 0.0, most / weights.min()
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.sum(tokens * np.minimum(most, middle * weights)) < target else (low, middle)
+    assert math.isclose(scale, high, rel_tol=1e-6)
+
+
+@given(WEIGHTS, st.sampled_from([1.0, 4.0]))
+def test_scale_beyond_the_corpus_gives_everything_all_copies(documents, most):
+    weights, tokens = (np.array(column) for column in zip(*documents))
+    scale = solve_scale(weights, tokens, 10.0 * most * tokens.sum(), most)
+    assert np.allclose(np.minimum(most, scale * weights), most)
+
+
+@given(st.lists(st.tuples(st.floats(0, 4), st.integers(2, 500)), min_size=1, max_size=60), st.integers(0, 9))
+def test_copies_meet_the_target_within_one_document(documents, seed):
+    expected, tokens = (np.array(column) for column in zip(*documents))
+    ids = np.array([f"{i:016d}".encode() for i in range(len(tokens))], "S16")
+    draws = np.random.default_rng(seed).random(len(tokens))
+    target = float((expected * tokens).sum())
+    copies = draw_copies(expected, tokens, target, draws, ids)
+    assert set((copies - np.floor(expected)).tolist()) <= {0, 1}
+    assert not (copies > np.ceil(expected)).any()
+    total = int((copies * tokens).sum())
+    assert target - 1e-6 * (1 + target) <= total <= target + tokens.max()
+    order = np.random.default_rng(seed + 1).permutation(len(tokens))
+    shuffled = draw_copies(expected[order], tokens[order], target, draws[order], ids[order])
+    assert np.array_equal(shuffled, copies[order])
+
+
+def test_extra_copies_come_with_the_probability_of_the_fraction():
+    fraction = np.repeat([0.1, 0.5, 0.9], 4000)
+    tokens = np.random.default_rng(0).integers(2, 100, len(fraction))
+    ids = [f"{i:016d}".encode() for i in range(len(fraction))]
+    copies = draw_copies(fraction, tokens, (fraction * tokens).sum(), uniform(ids, 1, "s"), np.array(ids, "S16"))
+    assert np.allclose(copies.reshape(3, -1).mean(axis=1), [0.1, 0.5, 0.9], atol=0.02)
+
+
+def test_weight_is_the_product_of_the_labels():
+    rows = corpus(200)
+    mixture = Mixture(
+        language={"deu_Latn": 0.5},
+        group={"english": 3, "other": 0},
+        domain={"code": 2},
+        educational={3: 10, 0: 0.1},
+        source={"books": 1.5},
+    )
+    columns = [pa.array([row[name] for row in rows]) for name in ("cell", "language", "source")]
+    expected = []
+    for row in rows:
+        weight = {"deu_Latn": 0.5, "eng_Latn": 3.0, "und": 0.0}.get(row["language"], 1.0)
+        weight *= 2.0 if row["domain"] == "code" else 1.0
+        weight *= 10.0 if row["educational_score"] >= 3 else 0.1 if row["educational_score"] < 1 else 1.0
+        expected.append(weight * (1.5 if row["source"] == "books" else 1.0))
+    assert np.allclose(label_weights(*columns, mixture), expected, rtol=1e-12)
+
+
+def test_plan_meets_the_budget_within_the_cap(tmp_path):
+    shards = [corpus(150), corpus(150, begin=150), [], corpus(30, "validation", 300)]
+    mixture = {"domain": {"mathematics": 50.0, "code": 0.0}, "group": {"english": 2.0}}
+    done, plans = mix(tmp_path, shards, recipe(stage(mixture=mixture), stage("s2", 900)))
+    total = sum(len(row["tokens"]) + 1 for shard in shards[:2] for row in shard)
+    for name, budget in (("s1", 6000), ("s2", 900)):
+        plan = plans[name]
+        assert budget <= used(plan) <= budget + 61
+        assert math.isclose(sum(row["expected_copies"] * row["tokens"] for row in plan), budget, rel_tol=1e-5)
+        assert all(
+            row["copies"] in (math.floor(row["expected_copies"]), math.ceil(row["expected_copies"])) for row in plan
+        )
+        assert max(row["copies"] for row in plan) <= 4
+        assert [(row["shard"], row["row"]) for row in plan] == sorted((row["shard"], row["row"]) for row in plan)
+        for row in plan:
+            document = shards[row["shard"]][row["row"]]
+            assert document["split"] == "train"
+            assert row["document_id"] == document["document_id"]
+            assert row["id"] == document["id"]
+            assert row["tokens"] == len(document["tokens"]) + 1
+        summary = done.extra["stages"][name]
+        assert summary["tokens"] == used(plan)
+        assert summary["documents"] == sum(row["copies"] > 0 for row in plan)
+        assert summary["missing"] == 0
+        for shares in (summary["cells"], summary["lengths"]):
+            assert math.isclose(sum(share["before"] for share in shares.values()), 1, abs_tol=1e-3)
+            assert math.isclose(sum(share["after"] for share in shares.values()), 1, abs_tol=1e-3)
+        here = [row for row in plan if row["cell"].startswith("english/mathematics/1")]
+        share = summary["cells"]["english/mathematics/1"]
+        assert math.isclose(share["after"], used(here) / used(plan), abs_tol=1e-6)
+        assert math.isclose(
+            share["before"],
+            sum(len(r["tokens"]) + 1 for s in shards[:2] for r in s if r["cell"] == "english/mathematics/1") / total,
+            abs_tol=1e-6,
+        )
+    assert not any("/code/" in row["cell"] for row in plans["s1"]), "weight 0 excludes"
+    assert any("/code/" in row["cell"] for row in plans["s2"])
+    weight = {row["document_id"]: row["expected_copies"] for row in plans["s1"]}
+    for row in corpus(150):
+        if row["domain"] != "code":
+            expected = (50 if row["domain"] == "mathematics" else 1) * (2 if row["language"] == "eng_Latn" else 1)
+            scale = done.extra["stages"]["s1"]["scale"]["all"]
+            assert math.isclose(weight[row["document_id"]], min(4, scale * expected), rel_tol=1e-4)
+    assert [(r["shard"], r["row"], r["copies"]) for r in plans["validation"]] == [(3, i, 1) for i in range(30)]
+    assert done.counts == {"documents": 330, "train": 300, "validation": 30}
+
+
+def test_copies_do_not_depend_on_the_order_of_the_shards(tmp_path):
+    rows = corpus(300)
+    a_recipe = recipe(stage(mixture={"group": {"english": 3.0}}), cell_tokens=500)
+    _, one = mix(tmp_path / "a", [rows[:100], rows[100:]], a_recipe)
+    _, two = mix(tmp_path / "b", [rows[220:], rows[:220][::-1]], a_recipe)
+
+    def copies(plans):
+        return {row["document_id"]: (row["copies"], row["expected_copies"], row["cell"]) for row in plans["s1"]}
+
+    assert copies(one) == copies(two)
+    _, other = mix(tmp_path / "c", [rows], recipe(stage(mixture={"group": {"english": 3.0}}), seed=4))
+    assert copies(one) != copies(other)
+
+
+def test_small_cells_are_merged_by_training_tokens_alone(tmp_path):
+    train, validation = corpus(200), corpus(400, "validation", 200)
+    a_recipe = recipe(stage(), stage("s2"), cell_tokens=400)
+    _, plans = mix(tmp_path, [train, validation], a_recipe)
+    where = {}
+    for name, rows in (("s1", [train]), ("s2", [train]), ("validation", [train, validation])):
+        for row in plans[name]:
+            where.setdefault(rows[row["shard"]][row["row"]]["cell"], set()).add(row["cell"])
+    assert all(len(merged) == 1 for merged in where.values()), "one map for all plans"
+    sizes = {}
+    for row in train:
+        (merged,) = where[row["cell"]]
+        sizes[merged] = sizes.get(merged, 0) + len(row["tokens"]) + 1
+    assert len(sizes) > 2
+    assert all(size >= 400 for name, size in sizes.items() if name != "*/*/*")
+    assert set(where[cell("english", "code", 0)]) != {cell("english", "code", 0)}
+
+
+def test_length_buckets_get_their_shares(tmp_path):
+    rows = corpus(400)
+    lengths = {"share": 0.75, "boundary": 30, "minimum": 10}
+    done, plans = mix(tmp_path, [rows], recipe(stage("s3", 8000, {"lengths": lengths})))
+    assert min(row["tokens"] for row in plans["s3"]) == 10
+    longer = used([row for row in plans["s3"] if row["tokens"] > 30])
+    shorter = used([row for row in plans["s3"] if row["tokens"] <= 30])
+    assert 6000 <= longer <= 6061
+    assert 2000 <= shorter <= 2031
+    buckets = done.extra["stages"]["s3"]["buckets"]
+    assert buckets == {"longer": {"asked": 6000, "got": longer}, "shorter": {"asked": 2000, "got": shorter}}
+
+
+@pytest.mark.parametrize("short", ["longer", "shorter"])
+def test_a_bucket_fills_what_the_other_cannot(tmp_path, short):
+    rows = corpus(300)
+    few = [row for row in rows if (len(row["tokens"]) + 1 > 30) == (short == "longer")][:5]
+    rest = [row for row in rows if (len(row["tokens"]) + 1 > 30) != (short == "longer")]
+    lengths = {"share": 0.5, "boundary": 30, "minimum": 5}
+    done, plans = mix(tmp_path, [few + rest], recipe(stage("s3", 8000, {"lengths": lengths})))
+    summary = done.extra["stages"]["s3"]
+    most = 4 * sum(len(row["tokens"]) + 1 for row in few if len(row["tokens"]) + 1 >= 5)
+    assert summary["buckets"][short] == {"asked": 4000, "got": most}
+    assert 8000 <= used(plans["s3"]) <= 8061
+    assert summary["missing"] == 0
+
+
+def test_buckets_that_no_document_fits():
+    tokens = np.array([3, 9, 1, 40])
+    mixture = Mixture.model_validate({"lengths": {"share": 1.0, "boundary": 20, "minimum": 5}})
+    longer, shorter = length_buckets(np.array([1.0, 1.0, 1.0, 0.0]), tokens, 100, 4.0, mixture)
+    assert (longer.documents.tolist(), longer.asked, longer.got) == ([], 100, 0)
+    assert (shorter.documents.tolist(), shorter.asked, shorter.got) == ([1], 0, 36)
+
+
+def test_a_corpus_too_small_for_the_budget_is_used_up_and_said(tmp_path):
+    rows = corpus(50)
+    done, plans = mix(tmp_path, [rows], recipe(stage(tokens=10**6)))
+    have = 4 * sum(len(row["tokens"]) + 1 for row in rows)
+    assert {row["copies"] for row in plans["s1"]} == {4}
+    assert done.extra["stages"]["s1"]["tokens"] == have
+    assert done.extra["stages"]["s1"]["missing"] == 10**6 - have
+
+
+def test_errors_say_what_to_do(tmp_path):
+    rows = corpus(20)
+    with pytest.raises(DataError, match=r"no document is left to train on.*loosen the rules"):
+        mix(tmp_path / "a", [corpus(5, "validation")], recipe(stage()))
+    with pytest.raises(DataError, match=r"stage 's1' has nothing to train on: .* weight of 0; raise a weight"):
+        mix(tmp_path / "b", [rows], recipe(stage(mixture={"source": {"web": 0, "books": 0}})))
+    lengths = {"boundary": 2000, "minimum": 1000}
+    with pytest.raises(DataError, match=r"has 1000 tokens or more; lower `mixture\.lengths\.minimum`"):
+        mix(tmp_path / "c", [rows], recipe(stage(mixture={"lengths": lengths})))
+
+
+def test_length_classes_are_powers_of_two():
+    lengths = np.array([1, 2, 3, 4, 1023, 1024, 2**40 - 1, 2**40])
+    assert length_classes(lengths).tolist() == [n.bit_length() - 1 for n in lengths.tolist()]
