@@ -68,10 +68,10 @@ def run(
     where the configuration is at fault.
     """
     given = given or {}
+    outside: dict[str, dict[str, str]] = {}
     for stage in stages:  # whatever the configuration gets wrong is told before any work
-        if stage.name not in given:
-            stage.config(recipe)
-            stage.outside(recipe)
+        stage.config(recipe)
+        outside[stage.name] = stage.outside(recipe)
     with _lock(output):
         _write_run_files(recipe, output)
         for leftover in paths.glob(paths.join(output, UNFINISHED, "*.old")):
@@ -80,7 +80,7 @@ def run(
         steps: list[Step] = []
         redo = False
         for stage in stages:
-            step = inspect(recipe, output, stage, done)
+            step = inspect(recipe, output, stage, done, outside[stage.name])
             redo = redo or stage.name == redo_from
             if step.manifest is not None and not redo:
                 console.print(f"[green]✓[/] {stage.name:14} up to date · {describe(step.manifest)}")
@@ -95,13 +95,18 @@ def run(
         return steps
 
 
-def inspect(recipe: Recipe, output: str, stage: Stage, done: dict[str, str]) -> Step:
-    """How a stage stands: its key, and its manifest if the dataset on disk has that key."""
+def inspect(
+    recipe: Recipe, output: str, stage: Stage, done: dict[str, str], outside: dict[str, str] | None = None
+) -> Step:
+    """How a stage stands: its key, and its manifest if the dataset on disk has that key.
+
+    `done` maps the stages before it to their folders; `outside` is `stage.outside(recipe)` where it is known already.
+    """
     missing = [need for need in stage.needs if need not in done]
     if missing:
         raise ConfigError(f"stage '{stage.name}' needs '{missing[0]}', which this run does not have")
     inputs = {name: done[name] for name in stage.reads if name in done}
-    hashes = dict(stage.outside(recipe))
+    hashes = dict(stage.outside(recipe) if outside is None else outside)
     for name, folder in inputs.items():
         manifest = read_manifest(folder)
         if manifest is None:
