@@ -29,6 +29,7 @@ SIDECARS = {
     "domain": ("annotate", "domain"),
     "split": ("split", "split"),
 }
+COUNTS = ("documents", TRAIN, VALIDATION, DROPPED, f"{TRAIN}_tokens", f"{VALIDATION}_tokens")
 VOCABULARY_MULTIPLE = 128  # rows of the embedding: 151,669 tokens take 151,936
 _LANGUAGE = "language/"  # in the sums of the shards: training tokens of a language
 
@@ -44,7 +45,7 @@ class TokenizeShard(beam.DoFn):
 
     def process(self, task: Task) -> Iterator[ShardResult]:
         labels = _labels(task)
-        counts: Counter[str] = Counter(documents=labels.num_rows)
+        counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0), documents=labels.num_rows)
         languages: Counter[str] = Counter()
         row = 0
         with table_writer(task.output, f"tokens/{task.name}.arrow", TOKENS) as writer:
