@@ -1,0 +1,155 @@
+"""The whole road through the real command line: reruns, changed keys, workers, stray folders."""
+
+import json
+import shutil
+import time
+
+import pytest
+
+from tests.sluice.runs import CORPUS, contents, write_recipe
+
+ROAD = "extract annotate filter dedup decontaminate split tokenizer tokenize mix pack pretrain evaluate export".split()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, sluice):
+    """One finished run that the tests read and copy, never change."""
+    folder = tmp_path_factory.mktemp("finished")
+    recipe = write_recipe(folder)
+    start = time.monotonic()
+    done = sluice("run", recipe, "--output", folder / "run")
+    print(f"uninterrupted run: {time.monotonic() - start:.1f} s")
+    return recipe, folder / "run", done.stdout
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    recipe, run, _ = finished
+    shutil.copytree(run, tmp_path / "run")
+    return recipe, tmp_path / "run"
+
+
+def stages_that_ran(run, executions_before=0):
+    return [one["stage"] for one in json.loads((run / "run.json").read_text())["executions"][executions_before:]]
+
+
+def test_every_stage_leaves_a_dataset_whose_manifest_chains_back(finished):
+    _, run, output = finished
+    from schemas.manifest import read_manifest
+
+    manifests = {stage: read_manifest(str(run / stage)) for stage in ROAD}
+    for stage, manifest in manifests.items():
+        assert manifest is not None and manifest.stage == stage
+        for name, value in manifest.inputs.items():
+            if name in manifests:
+                assert manifests[name].hash == value
+        for entry in manifest.files:
+            assert (run / stage / entry.path).stat().st_size == entry.bytes
+    assert manifests["extract"].reasons.get("needs_ocr")  # the scan of the corpus
+    assert (run / "report.html").stat().st_size > 20_000
+    for word in ("documents", "tokens", "bits per byte", "report.html", "s1", "s3"):
+        assert word in output
+
+
+def test_a_second_run_does_nothing_again_and_says_so(finished, sluice):
+    recipe, run, _ = finished
+    before = contents(run)
+    start = time.monotonic()
+    output = sluice("run", recipe, "--output", run).stdout
+    print(f"second run: {time.monotonic() - start:.1f} s")
+    assert output.count("up to date") == len(ROAD)
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "redone"),
+    [
+        ("export.prompts=[]", ROAD[12:]),
+        ("evaluate.max_tokens=2048", ROAD[11:12]),
+        ("mix.max_copies=3", ROAD[8:]),
+        ("decontaminate.overlap=0.6", ROAD[4:]),
+    ],
+)
+def test_a_changed_key_redoes_what_depends_on_it(copy, sluice, setting, redone):
+    recipe, run = copy
+    before = len(stages_that_ran(run))
+    sluice("run", recipe, "--output", run, "--set", setting)
+    assert stages_that_ran(run, before) == redone
+    replaced = [path.name for path in (run / "replaced").glob("*")] if (run / "replaced").exists() else []
+    assert bool(replaced) == ("pretrain" in redone)  # a trained model is never thrown away
+
+
+def test_until_and_from(tmp_path, sluice):
+    recipe = write_recipe(tmp_path)
+    sluice("run", recipe, "--output", tmp_path / "run", "--until", "filter")
+    assert stages_that_ran(tmp_path / "run") == ROAD[:3]
+    sluice("run", recipe, "--output", tmp_path / "run", "--from", "annotate", "--until", "filter")
+    assert stages_that_ran(tmp_path / "run", 3) == ["annotate", "filter"]
+    failed = sluice("run", recipe, "--output", tmp_path / "run", "--until", "flter", check=False)
+    assert failed.returncode == 2 and "filter" in failed.stderr
+
+
+def test_two_workers_write_the_same_bytes_and_a_stray_folder_is_not_picked_up(finished, tmp_path, sluice):
+    recipe, run, _ = finished
+    for room in ("pipelines", "schemas"):
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "__init__.py").write_text("raise RuntimeError('a stray folder was imported')")
+    options = ["--", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    sluice("run", recipe, "--output", tmp_path / "run", "--until", "pack", *options, cwd=tmp_path)
+    two = {path: value for path, value in contents(tmp_path / "run").items() if path.split("/")[0] in ROAD[:10]}
+    one = {path: value for path, value in contents(run).items() if path.split("/")[0] in ROAD[:10]}
+    assert two == one
+
+
+def test_the_order_in_which_files_were_made_does_not_matter(finished, tmp_path, sluice):
+    _, run, _ = finished
+    files = [path for path in CORPUS.rglob("*") if path.is_file()]
+    for path in reversed(files):
+        target = tmp_path / "documents" / path.relative_to(CORPUS)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    recipe = write_recipe(tmp_path, tmp_path / "documents")
+    sluice("run", recipe, "--output", tmp_path / "run", "--until", "pack")
+    other = {path: value for path, value in contents(tmp_path / "run").items() if path.split("/")[0] in ROAD[:10]}
+    assert other == {path: value for path, value in contents(run).items() if path.split("/")[0] in ROAD[:10]}
+
+
+def test_a_run_in_use_is_refused(finished, sluice):
+    import fcntl
+
+    recipe, run, _ = finished
+    with (run / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        failed = sluice("run", recipe, "--output", run, check=False)
+    assert failed.returncode == 2 and "another run" in failed.stderr and "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "nothing.yaml"], "cannot read"),
+        (["run", "tiny.yaml", "--set", "filtr.x=1"], "filtr"),
+        (["run", "tiny.yaml", "--set", "sources.0.path=/nowhere/at/all"], "/nowhere/at/all"),
+        (["run", "tiny.yaml", "--set", "sources.0.path=empty"], "no file"),
+        (["run", "tiny.yaml", "--output", "tiny.yaml"], "tiny.yaml"),
+        (["run", "tiny.yaml", "--", "--no_such_option=1"], "--no_such_option"),
+        (["dedup", "nowhere", "--output", "out"], "nowhere"),
+        (["filter", "empty"], "--output"),
+        (["mix", "documents", "--output", "out"], "pretrain"),
+        (["decontaminate", "documents", "--benchmarks", "none.jsonl", "--output", "out"], "none.jsonl"),
+        (["tokenize", "documents", "--tokenizer", "none", "--output", "out"], "none"),
+        (["status", "empty"], "empty"),
+        (["show", "nowhere"], "nowhere"),
+        (["generate", "x", "--model", "empty"], "empty"),
+    ],
+)
+def test_bad_configuration_is_one_line_and_exit_code_2(tmp_path, sluice, arguments, words):
+    write_recipe(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "a.txt").write_text("A short text.")
+    failed = sluice(*arguments, cwd=tmp_path, check=False)
+    assert failed.returncode == 2, failed.stderr
+    assert words in failed.stderr and len(failed.stderr.strip().splitlines()) == 1
+    assert failed.stderr.startswith("sluice: ")
+    assert not (tmp_path / "out" / "extract").exists()
