@@ -1,0 +1,1 @@
+"""Exact and near-duplicates: MinHash bands, clusters, and the best document of each."""

@@ -1,0 +1,372 @@
+import random
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import regex
+from datasketch import MinHash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.dedup import kernels
+from pipelines.dedup.stage import run
+from pipelines.words import mix
+from schemas.errors import DataError
+from schemas.hashing import document_id
+from schemas.job import Job, Output
+from schemas.tables import read_table, write_table
+
+TWO_WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+
+# ------------------------------------------------------------------------------------------------------- shingles
+
+
+def words_of(text: str) -> list[str]:
+    text = unicodedata.normalize("NFC", text).lower()
+    alone = r"[\p{Han}\p{Hiragana}\p{Thai}&&[\p{L}\p{M}\p{N}]]"
+    return regex.findall(rf"(?V1){alone}|(?:(?!{alone})[\p{{L}}\p{{M}}\p{{N}}])+", text)
+
+
+def shingle_sets(texts: list[str], ngram: int) -> list[list[int]]:
+    hashes, counts = kernels.shingles(kernels.split_words(texts), ngram)
+    return [part.tolist() for part in np.split(hashes, np.cumsum(counts)[:-1])]
+
+
+letters = st.text(alphabet="abÀé̈ 漢か.\n,กี7한" + "𝒳𠀀", max_size=40)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(letters, min_size=1, max_size=8), st.integers(1, 4))
+def test_shingles_are_the_ngrams_of_the_words(texts: list[str], ngram: int) -> None:
+    names: dict[tuple[str, ...], int] = {}
+    for text, hashes in zip(texts, shingle_sets(texts, ngram)):
+        found = words_of(text)
+        spaceless = sum(bool(regex.fullmatch(r"[\p{Han}\p{Hiragana}\p{Thai}]", word)) for word in found)
+        size = 2 * ngram if 2 * spaceless > len(found) else ngram
+        size = min(size, len(found))
+        expected = [tuple(found[begin : begin + size]) for begin in range(len(found) - size + 1)] if found else []
+        assert len(hashes) == len(expected)
+        for name, number in zip(expected, hashes):
+            assert names.setdefault(name, number) == number
+    assert len(set(names.values())) == len(names)
+
+
+def test_shingles_do_not_depend_on_neighbours_or_length() -> None:
+    draw = random.Random(1)
+    long = " ".join(draw.choice(["alpha", "beta", "gámma", "δέλτα"]) + str(draw.randrange(99)) for _ in range(60_000))
+    texts = ["short one", long, "another short text with some words"]
+    assert shingle_sets(texts, 5) == [shingle_sets([text], 5)[0] for text in texts]
+    assert len(shingle_sets([long], 5)[0]) == len(words_of(long)) - 4
+
+
+def test_exact_keys_fold_white_space_and_normal_forms_only() -> None:
+    texts = ["caf\u00e9  au\n lait ", "cafe\u0301 au lait", "Café au lait", "café au, lait"]
+    keys = kernels.exact_keys(texts)
+    assert (keys[0] == keys[1]).all()
+    assert len({tuple(key) for key in keys.tolist()}) == 3
+
+
+# -------------------------------------------------------------------------------------------------------- MinHash
+
+
+def pairs_of_similarity(similarity: float, pairs: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Shingle hashes of 2 * `pairs` sets whose unions have `size` elements; sets 2i and 2i + 1 are a pair."""
+    shared = round(size * similarity)
+    alone = (size - shared) // 2
+    draws = mix(np.arange(pairs * size, dtype=np.uint64) + np.uint64(seed << 32)).reshape(pairs, size)
+    first, second = draws[:, : shared + alone], np.delete(draws, np.s_[shared : shared + alone], axis=1)
+    sets = [part for pair in zip(first, second) for part in pair]
+    return np.concatenate(sets), np.array([len(part) for part in sets])
+
+
+@pytest.mark.parametrize("similarity", [0.2, 0.5, 0.8])
+def test_the_estimate_is_as_good_as_that_of_datasketch(similarity: float) -> None:
+    pairs, maps = 150, 128
+    hashes, counts = pairs_of_similarity(similarity, pairs, 200, 1)
+    ours = kernels.signatures(hashes, counts, kernels.permutations(0, maps))
+    theirs = MinHash.bulk(
+        [[number.tobytes() for number in part] for part in np.split(hashes, np.cumsum(counts)[:-1])],
+        num_perm=maps,
+    )
+    error = np.sqrt(similarity * (1 - similarity) / maps)
+    estimates = (ours[::2] == ours[1::2]).mean(axis=1)
+    oracle = np.array([first.jaccard(second) for first, second in zip(theirs[::2], theirs[1::2])])
+    assert abs(estimates.mean() - similarity) < 4 * error / np.sqrt(pairs)
+    assert estimates.std() == pytest.approx(error, rel=0.25)
+    assert estimates.std() < 1.3 * oracle.std()
+
+
+@pytest.mark.parametrize(
+    ("bands", "rows", "published"),
+    [(14, 8, (0.21, 0.57, 0.92, 1.0)), (26, 11, (0.09, 0.41, 0.90, 1.0)), (20, 13, (0.03, 0.18, 0.68, 1.0))],
+)
+def test_candidates_follow_the_published_curves(bands: int, rows: int, published: tuple[float, ...]) -> None:
+    pairs = 500
+    for similarity, expected in zip((0.6, 0.7, 0.8, 0.9), published):
+        hashes, counts = pairs_of_similarity(similarity, pairs, 200, 2)
+        signature = kernels.signatures(hashes, counts, kernels.permutations(3, bands * rows))
+        keys = kernels.band_keys(signature, bands, [""] * len(counts))
+        recall = (keys[::2] == keys[1::2]).all(axis=2).any(axis=1).mean()
+        exact = 1 - (1 - similarity**rows) ** bands
+        assert exact == pytest.approx(expected, abs=0.015)
+        assert abs(recall - exact) < 4 * np.sqrt(exact * (1 - exact) / pairs) + 1 / pairs
+
+
+def test_signatures_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashes = mix(np.arange(5000, dtype=np.uint64))
+    counts = np.array([1, 63, 1, 64, 128, 2000, 1, 2742])
+    maps = kernels.permutations(0, 16)
+    whole = kernels.signatures(hashes, counts, maps)
+    monkeypatch.setattr(kernels, "MINHASH_BLOCK", 64)
+    assert (kernels.signatures(hashes, counts, maps) == whole).all()
+    values = (hashes >> np.uint64(32)).astype(np.uint64)
+    for text, part in enumerate(np.split(values, np.cumsum(counts)[:-1])):
+        for number in (0, 15):
+            a, b = int(maps[0][number]), int(maps[1][number])
+            assert whole[text, number] == min((a * x + b) % 2**32 for x in part.tolist())
+
+
+def test_salted_bands_never_meet() -> None:
+    signature = np.repeat(np.arange(16, dtype=np.uint32)[None], 3, axis=0)
+    keys = kernels.band_keys(signature, 4, ["eng_Latn", "deu_Latn", "eng_Latn"])
+    assert (keys[0] == keys[2]).all()
+    assert not (keys[0] == keys[1]).all(axis=1).any()
+    same_rows = kernels.band_keys(np.zeros((1, 16), np.uint32), 4, [""])[0]
+    assert len({tuple(key) for key in same_rows.tolist()}) == 4
+
+
+# ------------------------------------------------------------------------------------------------------- clusters
+
+
+class UnionFind(dict[int, int]):
+    def find(self, item: int) -> int:
+        self.setdefault(item, item)
+        while self[item] != item:
+            item = self[item]
+        return item
+
+    def join(self, first: int, second: int) -> None:
+        first, second = sorted((self.find(first), self.find(second)))
+        self[second] = first
+
+
+records = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 30)), max_size=60)
+
+
+@settings(max_examples=60, deadline=None)
+@given(records, st.randoms(use_true_random=False))
+def test_components_are_those_of_union_find(found: list[tuple[int, int, int]], draw: random.Random) -> None:
+    oracle = UnionFind()
+    buckets: dict[tuple[int, int], int] = {}
+    for high, low, document in found:
+        oracle.join(buckets.setdefault((high, low), document), document)
+    edges = kernels.star_edges(np.array(found, kernels.KEY))
+    draw.shuffle(found)
+    assert (kernels.star_edges(np.array(found, kernels.KEY)) == edges).all()
+    assert len(set(edges.tolist())) == len(edges)
+    assert len(edges) <= sum(len({d for h, w, d in found if (h, w) == key}) - 1 for key in buckets)
+
+    shuffled = np.concatenate([edges, edges])
+    draw.shuffle(order := list(range(len(shuffled))))
+    labels = kernels.components(kernels.unique_edges(shuffled[order]))
+    clusters = {document: oracle.find(document) for document in oracle}
+    sizes = np.bincount(list(clusters.values()), minlength=31)
+    assert dict(labels.tolist()) == {d: c for d, c in clusters.items() if sizes[c] > 1}
+
+
+members = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.integers(0, 2),
+        st.sampled_from([0.0, 0.5]),
+        st.integers(1, 2),
+        st.sampled_from(["2020", "2021-05", None]),
+        st.integers(0, 1),
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(members, st.randoms(use_true_random=False))
+def test_the_survivor_is_the_best_by_the_total_order(found: list[tuple], draw: random.Random) -> None:
+    table = np.zeros(len(found), kernels.MEMBER)
+    draw.shuffle(lows := list(range(len(found))))
+    ids = [(draw.randrange(3), low) for low in lows]
+    for row, (component, priority, quality, length, date, exact) in enumerate(found):
+        stamp = date.encode() if date else kernels.NO_DATE
+        table[row] = (component, row, ids[row], (7, exact), priority, quality, length, stamp)
+    outcomes = kernels.survivors(table)
+    draw.shuffle(order := list(range(len(table))))
+    again = kernels.survivors(table[order])
+    assert np.sort(again, order="document").tobytes() == np.sort(outcomes, order="document").tobytes()
+    for outcome in outcomes:
+        row = int(outcome["document"])
+        same = [other for other, member in enumerate(found) if member[0] == found[row][0]]
+        best = min(
+            same, key=lambda r: (-found[r][1], -found[r][2], -found[r][3], found[r][4] is None, found[r][4], ids[r])
+        )
+        assert tuple(outcome["survivor"].tolist()) == ids[best]
+        assert tuple(outcome["cluster"].tolist()) == min(ids[other] for other in same)
+        assert outcome["size"] == len(same)
+        assert outcome["exact"] == (found[row][5] == found[best][5])
+
+
+# ---------------------------------------------------------------------------------------------------------- stage
+
+
+def prose(seed: int, words: int = 120) -> str:
+    draw = random.Random(seed)
+    vocabulary = ["".join(draw.choices("abcdefghijklmnop", k=6)) for _ in range(400)]
+    return " ".join(draw.choices(vocabulary, k=words))
+
+
+def corpus() -> list[list[dict]]:
+    """Three shards of 30 documents. Texts 0 to 9 come back in every shard: as a copy, as a near-copy."""
+    shards = []
+    for shard in range(3):
+        documents = []
+        for number in range(30):
+            text = prose(number if number < 10 else 1000 * (shard + 1) + number)
+            if number < 10 and shard == 1:
+                text = text.replace(" ", "\n\t", 3)
+            if number < 10 and shard == 2:
+                text += " with a tail"
+            documents.append({"text": text, "path": f"{shard}/{number}", "date": f"20{20 - shard}-01-01"})
+        shards.append(documents)
+    shards[2].append({"text": "...", "path": "2/dots"})
+    shards[2].append({"text": "", "path": "2/empty"})
+    shards.append([{"text": "a text on its own", "path": "3/alone"}])
+    return shards
+
+
+def decisions(job: Job, output: Output) -> Iterator[dict]:
+    for entry in output.files:
+        yield from read_table(f"{job.output}/{entry.path}").to_pylist()
+
+
+def by_path(shards: list[list[dict]], job: Job, output: Output) -> dict[str, dict]:
+    paths = {document_id(d.get("source", "test"), d["path"], ""): d["path"] for shard in shards for d in shard}
+    rows = {paths[row["document_id"]]: row for row in decisions(job, output)}
+    for row in rows.values():
+        row["cluster"], row["survivor"] = paths[row["cluster_id"]], paths[row["survivor_id"]]
+    return rows
+
+
+def file_bytes(job: Job) -> dict[str, bytes]:
+    return {str(path.relative_to(job.output)): path.read_bytes() for path in Path(job.output).rglob("*.*")}
+
+
+def test_stage_keeps_the_best_of_every_cluster(make_job: Callable[..., Job]) -> None:
+    shards = corpus()
+    job = make_job(shards, {})
+    output = run(job)
+    rows = by_path(shards, job, output)
+    assert len(rows) == 93
+    for number in range(10):
+        for shard, reasons in ((0, ["near_duplicate"]), (1, ["near_duplicate"]), (2, [])):
+            row = rows[f"{shard}/{number}"]
+            assert row["reasons"] == reasons
+            assert row["keep"] == (not reasons)
+            assert row["survivor"] == f"2/{number}"  # the longest
+            assert row["cluster_size"] == 3
+            assert row["cluster_id"] == min(document_id("test", f"{i}/{number}", "") for i in range(3))
+    for path, row in rows.items():
+        if int(path[2:] if path[2:].isdigit() else 99) >= 10:
+            assert (row["keep"], row["reasons"], row["cluster_size"]) == (True, [], 1)
+            assert row["cluster"] == row["survivor"] == path
+    assert output.counts == {"documents": 93, "kept": 73, "dropped": 20, "not_judged": 0}
+    assert output.reasons == {"exact_duplicate": 0, "near_duplicate": 20}
+    assert output.extra == {"clusters_of_3": 10}
+    assert [entry.path for entry in output.files] == [f"decisions/0000{shard}.parquet" for shard in range(4)]
+    assert sorted(path.name for path in Path(job.output).iterdir()) == ["decisions"]
+
+
+def test_stage_ranks_by_source_then_quality_then_date(make_job: Callable[..., Job]) -> None:
+    text = prose(1)
+    shards = [
+        [
+            {"text": text, "path": "worse", "quality": 0.5, "source": "good", "date": "1999"},
+            {"text": text, "path": "late", "quality": 0.75, "source": "good", "date": "2021"},
+            {"text": text, "path": "undated", "quality": 0.75, "source": "good"},
+        ],
+        [
+            {"text": text, "path": "early", "quality": 0.75, "source": "good", "date": "2020"},
+            {"text": text + " and more", "path": "poor", "quality": 1.0, "source": "bad"},
+        ],
+    ]
+    sources = [{"name": "good", "path": ".", "priority": 1}, {"name": "bad", "path": "."}]
+    job = make_job(shards, {"sources": sources})
+    output = run(job)
+    rows = by_path(shards, job, output)
+    assert {row["survivor"] for row in rows.values()} == {"early"}
+    assert rows["poor"]["reasons"] == ["near_duplicate"]
+    assert rows["late"]["reasons"] == rows["undated"]["reasons"] == rows["worse"]["reasons"] == ["exact_duplicate"]
+    assert output.extra == {"clusters_of_5_to_99": 1}
+
+
+def test_stage_leaves_dropped_documents_and_other_languages_alone(make_job: Callable[..., Job]) -> None:
+    text, near = prose(1), prose(1) + " tail"
+    shards = [
+        [
+            {"text": near, "path": "dropped", "keep": False, "language": "eng_Latn"},
+            {"text": text, "path": "english", "keep": True, "language": "eng_Latn"},
+            {"text": near, "path": "german", "keep": True, "language": "deu_Latn"},
+        ],
+        [{"text": text, "path": "copy", "keep": True, "language": "eng_Latn"}],
+    ]
+    job = make_job(shards, {})
+    output = run(job)
+    rows = by_path(shards, job, output)
+    assert rows["dropped"]["keep"] and rows["dropped"]["cluster_size"] == 1
+    assert rows["german"]["keep"] and rows["german"]["cluster_size"] == 1
+    assert {rows["english"]["survivor"], rows["copy"]["survivor"]} == {rows["copy"]["survivor"]}
+    assert output.counts == {"documents": 4, "kept": 2, "dropped": 1, "not_judged": 1}
+    assert output.reasons == {"exact_duplicate": 1, "near_duplicate": 0}
+
+
+@pytest.mark.parametrize(
+    ("exact", "near", "dropped"), [(True, False, {"copy"}), (False, True, {"copy", "near"}), (False, False, set())]
+)
+def test_stage_does_what_the_recipe_says(
+    make_job: Callable[..., Job], exact: bool, near: bool, dropped: set[str]
+) -> None:
+    text = prose(1)
+    shard = [
+        {"text": text, "path": "first", "date": "2000"},
+        {"text": text, "path": "copy"},
+        {"text": text.rsplit(" ", 1)[0], "path": "near"},
+    ]
+    job = make_job([shard], {"dedup": {"exact": exact, "near": near}})
+    rows = by_path([shard], job, run(job))
+    assert {path for path, row in rows.items() if not row["keep"]} == dropped
+    assert {path for path, row in rows.items() if row["reasons"] == ["exact_duplicate"]} == {"copy"} & (
+        dropped if exact else set()
+    )
+
+
+def test_stage_gives_the_same_for_any_order_of_shards(make_job: Callable[..., Job]) -> None:
+    shards = corpus()
+    job = make_job(shards, {})
+    turned = make_job([shard[::-1] for shard in reversed(shards)], {})
+    first, second = (sorted(decisions(each, run(each)), key=lambda row: row["document_id"]) for each in (job, turned))
+    assert first == second
+
+
+@pytest.mark.slow
+def test_stage_writes_the_same_bytes_with_two_workers(make_job: Callable[..., Job]) -> None:
+    one, two = make_job(corpus(), {}), make_job(corpus(), {}, *TWO_WORKERS)
+    assert run(one) == run(two)
+    assert file_bytes(one) == file_bytes(two)
+
+
+def test_stage_names_a_sidecar_of_other_documents(make_job: Callable[..., Job]) -> None:
+    job = make_job([[{"text": "one", "path": "1", "keep": True}, {"text": "two", "path": "2", "keep": True}]], {})
+    table = read_table(f"{job.inputs['filter']}/decisions/00000.parquet")
+    write_table(job.inputs["filter"], "decisions/00000.parquet", pa.concat_tables([table.slice(1), table.slice(0, 1)]))
+    with pytest.raises(DataError, match=r"decisions/00000\.parquet: row 0 of the label sidecar is of another document"):
+        run(job)
