@@ -110,8 +110,9 @@ def check(folder: Path) -> dict[str, Any]:
     try:
         hashes = json.loads((folder / MANIFEST).read_text("utf-8"))
         for name in (MODEL, OPTIMIZER, STATE):
-            if paths.file_hash(str(folder / name)) != hashes[name]["hash"]:
-                raise DataError(f"{folder}: {name} differs from its hash")
+            path, written = folder / name, hashes[name]
+            if path.stat().st_size != written["bytes"] or paths.file_hash(str(path)) != written["hash"]:
+                raise DataError(f"{folder}: {name} is not as it was written")
         state: dict[str, Any] = json.loads((folder / STATE).read_text("utf-8"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: is not a whole checkpoint ({error})") from error

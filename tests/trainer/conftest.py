@@ -21,24 +21,7 @@ from tokenizer.qwen import BYTE_ORDER, Tokenizer, write_tokenizer
 torch.set_num_threads(1)
 
 Segment = tuple[int, int, int, int]
-WORDS = [
-    "the",
-    "sea",
-    "of",
-    "rivers",
-    "runs",
-    "under",
-    "stones",
-    "and",
-    "light",
-    "while",
-    "birds",
-    "count",
-    "slow",
-    "hours",
-    "in",
-    "rain",
-]
+WORDS = ("the", "sea", "of", "rivers", "runs", "under", "stones", "and", "light", "while", "birds", "count", "slow")
 MODEL = {
     "hidden_size": 32,
     "intermediate_size": 64,
