@@ -28,8 +28,8 @@ from tokenizer.qwen import ADDED_TOKENS, BYTE_ORDER, to_nfc, write_tokenizer
 # A longer pre-token (a base64 blob, a ruled line, a page without spaces) counts by its beginning alone:
 # at most 256 bytes of UTF-8. It bounds the table and keeps such junk from buying tokens.
 PIECE_CHARACTERS = 64
-BATCH_CHARACTERS = 8 << 20
-MERGE_ROWS = 4 << 20
+BATCH_CHARACTERS = 2 << 20
+MERGE_ROWS = 1 << 20
 
 # Qwen's pattern for an automaton, that is without look-ahead. `\s+(?!\S)` leaves the last white space of a run to
 # the word behind it; the same boundary is drawn here by a mark in front of that character (never a newline:
@@ -104,11 +104,14 @@ def find_merges(counts: pl.DataFrame, wanted: int, min_count: int = 2) -> list[t
 
     heap: list[_Entry] = []
 
-    def remember(left: np.ndarray, right: np.ndarray, positions: np.ndarray, base: int) -> None:
-        """Group occurrences by pair and put the most frequent pair on the heap; the rest wait behind it."""
+    def remember(keys: np.ndarray, positions: np.ndarray, merged: int | None) -> None:
+        """Group occurrences by pair and put the most frequent pair on the heap; the rest wait behind it.
+
+        A key is `256 * left + right` for bytes (no `merged`), otherwise `left` for the pair (left, merged) and
+        `merged + right` for (merged, right): short integers in the order of the pairs.
+        """
         if not len(positions):
             return
-        keys = left.astype(np.int64) * base + right
         order = np.argsort(keys, kind="stable")
         keys, positions = keys[order], positions[order]
         starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
@@ -119,8 +122,12 @@ def find_merges(counts: pl.DataFrame, wanted: int, min_count: int = 2) -> list[t
         if not len(rank):
             return
         starts, stops = starts[rank], stops[rank]
-        left_ids, right_ids = np.divmod(keys[starts], base)
-        run = _Run(left_ids, right_ids, bounds[rank], starts, stops, positions)
+        keys = keys[starts].astype(np.int64)
+        if merged is None:
+            left, right = np.divmod(keys, 256)
+        else:
+            left, right = np.minimum(keys, merged), np.where(keys < merged, merged, keys - merged)
+        run = _Run(left, right, bounds[rank], starts, stops, positions)
         heapq.heappush(heap, head(run, 0))
 
     def head(run: _Run, i: int) -> _Entry:
@@ -128,7 +135,7 @@ def find_merges(counts: pl.DataFrame, wanted: int, min_count: int = 2) -> list[t
         return -int(run.bounds[i]), int(run.left[i]), int(run.right[i]), positions, run, i
 
     pairs = np.flatnonzero(following[:n] < n).astype(index)
-    remember(symbols[pairs], symbols[pairs + 1], pairs, 256)
+    remember((symbols[pairs] * 256 + symbols[pairs + 1]).astype(np.uint16), pairs, None)
     del pairs
 
     merges: list[tuple[int, int]] = []
@@ -160,13 +167,10 @@ def find_merges(counts: pl.DataFrame, wanted: int, min_count: int = 2) -> list[t
         left, right = symbols[before], symbols[after]
         has_right = right >= 0
         has_left = (left >= 0) & (left != merged)  # two new tokens side by side: counted once, as a right neighbour
-        before, left = before[has_left], left[has_left]
-        positions, right = positions[has_right], right[has_right]
         remember(
-            np.concatenate((left, np.full(len(right), merged, np.int32))),
-            np.concatenate((np.full(len(left), merged, np.int32), right)),
-            np.concatenate((before, positions)),
-            merged + 1,
+            np.concatenate((left[has_left], right[has_right] + merged)),
+            np.concatenate((before[has_left], positions[has_right])),
+            merged,
         )
     return merges
 
