@@ -8,7 +8,21 @@ import pytest
 
 from tests.sluice.runs import CORPUS, contents, write_recipe
 
-ROAD = "extract annotate filter dedup decontaminate split tokenizer tokenize mix pack pretrain evaluate export".split()
+ROAD = [
+    "extract",
+    "annotate",
+    "filter",
+    "dedup",
+    "decontaminate",
+    "split",
+    "tokenizer",
+    "tokenize",
+    "mix",
+    "pack",
+    "pretrain",
+    "evaluate",
+    "export",
+]
 
 
 @pytest.fixture(scope="module")
