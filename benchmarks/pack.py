@@ -9,13 +9,14 @@ documents per second and, for packing, sequences per second and the share of pad
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.mix.stage import plan_stage, with_merged
-from pipelines.pack.kernels import concatenate, pack_whole
+from pipelines.pack.kernels import Packing, Stream, concatenate, pack_whole
 from pipelines.pack.stage import stream_order
 from schemas.recipe import LearningRate, Mixture, TrainingStage
 
@@ -51,6 +52,10 @@ def timed(what: str, count: int, work: Callable[[], Any]) -> tuple[Any, float]:
     return result, seconds
 
 
+def _all(stream: Stream) -> list[Packing]:
+    return list(stream.packings())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=1_000_000)
@@ -73,12 +78,10 @@ def main() -> None:
     lengths = plan["tokens"].to_numpy()[order]
     for length in (4096, 32_768):
         stream = concatenate(lengths, length)
-        found, seconds = timed(f"concatenate to {length:,}", len(order), lambda stream=stream: list(stream.packings()))
+        found, seconds = timed(f"concatenate to {length:,}", len(order), partial(_all, stream))
         sequences = sum(len(part.offsets) - 1 for part in found)
         print(f" {sequences / seconds:12,.0f} sequences/s, no padding")
-        packing, seconds = timed(
-            f"best-fit into {length:,}", len(order), lambda length=length: pack_whole(lengths, length)
-        )
+        packing, seconds = timed(f"best-fit into {length:,}", len(order), partial(pack_whole, lengths, length))
         sequences = len(packing.offsets) - 1
         padding = 1 - packing.length.sum() / (sequences * (length + 1))
         print(f" {sequences / seconds:12,.0f} sequences/s, {padding:.3%} padding")

@@ -99,7 +99,7 @@ def best_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
     Pieces of one size are placed together. Sizes fall, so the sequences with room for the present size form a stack
     with the fullest on top: what has room only for the next, smaller size is fuller than all of them, and what receives
     a piece was on top. No search is needed and the work is O(pieces + capacity), after one sort. A sequence of free
-    space f takes f // size pieces in a row, since the first piece makes it fuller still. Ties go in order of creation.
+    space f takes f // size pieces in a row, since the first piece makes it fuller still.
     Sources: Johnson 1973; packing of training data by it, Ding et al. 2024 (arXiv:2404.10830).
     """
     order = np.argsort(-sizes, kind="stable")
@@ -135,11 +135,7 @@ def best_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
             if len(full) and (free_after := free - each * size):
                 waiting.setdefault(free_after, []).append(full)
             if short:
-                free_after = free - (each - short) * size
-                if free_after >= size:
-                    roomy.append((free_after, bins[-1:]))
-                elif free_after:
-                    waiting.setdefault(free_after, []).append(bins[-1:])
+                roomy.append((free - (each - short) * size, bins[-1:]))
     return placed, opened
 
 

@@ -45,7 +45,7 @@ class TokenizeShard(beam.DoFn):
 
     def process(self, task: Task) -> Iterator[ShardResult]:
         labels = _labels(task)
-        counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0), documents=labels.num_rows)
+        counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0) | {"documents": labels.num_rows})
         languages: Counter[str] = Counter()
         row = 0
         with table_writer(task.output, f"tokens/{task.name}.arrow", TOKENS) as writer:
