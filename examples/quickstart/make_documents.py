@@ -64,7 +64,7 @@ def typeset(text: str, fontname: str, columns: int) -> pymupdf.Document:
 def scan(document: pymupdf.Document) -> pymupdf.Document:
     """The same pages as grey JPEG images without a text layer."""
     scanned = pymupdf.open()
-    for page in document:
+    for page in document.pages():
         image = page.get_pixmap(dpi=110, colorspace=pymupdf.csGRAY).tobytes("jpeg", jpg_quality=60)
         scanned.new_page(width=WIDTH, height=HEIGHT).insert_image(page.rect, stream=image)
     return scanned

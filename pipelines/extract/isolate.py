@@ -115,10 +115,19 @@ def read_isolated(reader: str, request: dict[str, Any], payload: bytes, seconds:
 
     Errors of the isolation itself: `timeout`, `crashed` and `out_of_memory`.
     """
+    request = {"reader": reader, "seconds": seconds, **request}
     with _lock:
         child = _idle.pop() if _idle else None
-    child = child or _Child()
-    request = {"reader": reader, "seconds": seconds, **request}
+    if child is not None:
+        answer = _ask(child, request, payload, seconds)
+        if answer.get("error") not in {"crashed", "out_of_memory"}:
+            return answer
+        # What earlier documents left behind may be to blame: judge this one by a fresh child.
+    return _ask(_Child(), request, payload, seconds)
+
+
+def _ask(child: _Child, request: dict[str, Any], payload: bytes, seconds: float) -> dict[str, Any]:
+    """One answer; the child goes back to the idle ones only if it may be used again."""
     try:
         answer = child.ask(request, payload, seconds)
     except TimeoutError:
@@ -131,7 +140,7 @@ def read_isolated(reader: str, request: dict[str, Any], payload: bytes, seconds:
     except BaseException:
         child.kill()
         raise
-    if answer.get("error") == "out_of_memory" or child.answered >= DOCUMENTS_PER_CHILD:
+    if answer.get("error") in {"crashed", "out_of_memory"} or child.answered >= DOCUMENTS_PER_CHILD:
         child.kill()
     else:
         with _lock:

@@ -73,6 +73,7 @@ class _Rejected(Exception):
 _HEAD_BYTES = 8192  # looked at to tell what a file is
 _CHUNK_BYTES = 1 << 16
 _ROWS = 64  # of Parquet in memory at a time
+_PARQUET_RATIO = 100  # characters of text per byte of file; no real text repeats itself more
 _METADATA_FIELDS, _METADATA_KEY, _METADATA_VALUE = 32, 100, 1000  # bounds on what a row may bring along
 _MESSAGE = 300
 
@@ -137,7 +138,7 @@ class _Unpacked(io.RawIOBase):
         self._decoder: Any = None  # of the current member or frame; None between two
         self._packed = b""
         self._ready = memoryview(b"")
-        self._produced = 0
+        self._remaining = limit
 
     def readable(self) -> bool:
         return True
@@ -145,6 +146,8 @@ class _Unpacked(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         target = memoryview(buffer)
         while not self._ready:
+            if self._remaining < 0:
+                raise _Rejected("too_large", f"unpacks to more than {self._limit} bytes")
             if not self._packed:
                 # One zstd block of a few bytes can unpack to 128 kB, so zstd is fed a little at a time.
                 self._packed = self._file.read(1024 if self._zstd else _CHUNK_BYTES)
@@ -152,10 +155,9 @@ class _Unpacked(io.RawIOBase):
                     if self._decoder is not None:
                         raise _Rejected("broken_compression", "the compressed file ends early")
                     return 0
-            self._ready = memoryview(self._unpack())
-            self._produced += len(self._ready)
-            if self._produced > self._limit:
-                raise _Rejected("too_large", f"unpacks to more than {self._limit} bytes")
+            unpacked = memoryview(self._unpack())
+            self._ready = unpacked[: self._remaining]
+            self._remaining -= len(unpacked)
         size = min(len(target), len(self._ready))
         target[:size] = self._ready[:size]
         self._ready = self._ready[size:]
@@ -496,18 +498,23 @@ def _extract_parquet(path: str, options: Extract, columns: Columns) -> Iterator[
         names = list(dict.fromkeys(field.name for field in schema if _is_scalar(field.type)))
         # Read as dictionaries, strings repeated by the million stay as small in memory as they are on disk.
         strings = [name for name in names if _is_string(schema.field(name).type)]
-        row_number = 0
+        row_number = characters = 0
+        limit = max(options.max_file_bytes, _PARQUET_RATIO * Path(path).stat().st_size)
         with pq.ParquetFile(path, read_dictionary=strings) as table:
             for batch in table.iter_batches(batch_size=_ROWS, columns=names, use_threads=False):
-                lengths = dict(zip(batch.schema.names, batch.columns))
-                texts = lengths[columns.text]
+                values = dict(zip(batch.schema.names, batch.columns))
+                texts = values[columns.text]
                 for index in range(batch.num_rows):
                     row_number += 1
                     locator = f"row={row_number}"
-                    row = {name: _python_value(column[index]) for name, column in lengths.items()}
+                    row = {name: _python_value(column[index]) for name, column in values.items()}
                     if row[columns.text] is None and texts[index].is_valid:
                         yield Reject(locator, "invalid_utf8", f"column {columns.text!r} is not UTF-8")
                         continue
+                    characters += len(row[columns.text] or "")
+                    if characters > limit:
+                        message = f"unpacks to more than {limit} characters, reached in row {row_number}"
+                        raise _Rejected("too_large", message)
                     yield _record(locator, row, "parquet", options, columns)
     except (pa.ArrowException, OSError, MemoryError) as error:
         yield Reject("", "broken_parquet", _clip(f"not readable as Parquet: {error}"))

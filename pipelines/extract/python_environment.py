@@ -113,7 +113,7 @@ def module_docstrings(source: str) -> str:
     parts = []
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            docstring = inspect.cleandoc(ast.get_docstring(node, clean=False) or "")
+            docstring = inspect.cleandoc(ast.get_docstring(node, clean=False) or "").strip()
             if len(docstring) >= _MINIMUM_DOCSTRING:
                 parts.append(docstring)
     text = "\n\n".join(dict.fromkeys(parts))
