@@ -160,7 +160,9 @@ def _answer(request: dict[str, Any], payload: bytes) -> dict[str, Any]:
     except MemoryError:
         return {"error": "out_of_memory", "message": f"needs more than {MEMORY_BYTES >> 30} GiB of memory"}
     except Exception as error:  # any failure of a parser is a rejected document, with the reason kept
-        return {"error": "crashed", "message": f"{type(error).__name__}: {error}"}
+        # Rejects are compared byte by byte between machines: no local path may get into them.
+        message = f"{type(error).__name__}: {error}".replace(request.get("path", "\0"), "the file")
+        return {"error": "crashed", "message": message}
 
 
 def _read_exactly(stream: BinaryIO, size: int) -> bytes:
