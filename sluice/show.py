@@ -136,7 +136,8 @@ def _show_table(path: str, rows: int) -> None:
             _show_row(number, record)
         return
     schema, total, head = _head(path, rows)
-    _print([f"{total:,} rows"])
+    if total is not None:
+        _print([_number(total, "row")])
     _print(
         aligned([[f"  {printable(field.name)}", _type(field), printable(_description(field), 90)] for field in schema])
     )
@@ -144,14 +145,16 @@ def _show_table(path: str, rows: int) -> None:
         _show_row(number, {name: head[column][number] for column, name in enumerate(schema.names)})
 
 
-def _head(path: str, rows: int) -> tuple[pa.Schema, int, pa.Table]:
-    """Schema, number of rows and the first few rows, without reading more than one batch."""
+def _head(path: str, rows: int) -> tuple[pa.Schema, int | None, pa.Table]:
+    """Schema, number of rows (None for a remote Arrow file, which does not know it) and the first few rows."""
     try:
         with paths.open_read(path) as handle:
             if path.endswith(".arrow"):
-                file = pa.ipc.open_file(pa.memory_map(path) if paths.is_local(path) else handle)
-                batches = [file.get_batch(index) for index in range(file.num_record_batches)]
-                total = sum(batch.num_rows for batch in batches)
+                local = paths.is_local(path)
+                file = pa.ipc.open_file(pa.memory_map(path.removeprefix("file://")) if local else handle)
+                every = (file.get_batch(index) for index in range(file.num_record_batches))
+                batches = list(every if local else _take(every, rows))  # mapped, a batch costs nothing
+                total = sum(batch.num_rows for batch in batches) if local else None
                 return file.schema, total, pa.Table.from_batches(batches, file.schema).slice(0, rows)
             parquet = pq.ParquetFile(handle)
             first = list(_take(parquet.iter_batches(batch_size=max(1, rows)), rows))

@@ -242,8 +242,7 @@ def _continuations(folder: str, export: Manifest | None) -> tuple[Continuation, 
 
 
 def _model_folder(folder: str, export: Manifest | None) -> str | None:
-    found = bool(export) and any(entry.path.startswith("model/") for entry in export.files if export)
-    return paths.join(folder, "export", "model") if found else None
+    return paths.join(folder, "export", "model") if export is not None and export.select("model") else None
 
 
 def _cost(manifest: Manifest, executions: list[dict[str, Any]]) -> Cost:
@@ -325,11 +324,15 @@ def _split_line(summary: Summary) -> str:
 
 def _training_table(summary: Summary) -> list[str]:
     rows = [
-        [stage.name, f"{stage.steps:,} steps", f"{stage.tokens:,} tokens", "loss", _loss(stage.first_loss), "→"]
-        + [_loss(stage.last_loss)]
+        [
+            stage.name,
+            f"{stage.steps:,} steps",
+            f"{stage.tokens:,} tokens",
+            f"loss {_loss(stage.first_loss)} → {_loss(stage.last_loss)}",
+        ]
         for stage in summary.training
     ]
-    lines = aligned(rows, right=(1, 2, 4, 6))
+    lines = aligned(rows, right=(1, 2, 3))
     if lines and summary.parameters is not None:
         lines[0] += f"  ({summary.parameters:,} parameters)"
     return lines

@@ -1,0 +1,235 @@
+"""Plots as inline SVG whose colours are variables of the page, so that one plot serves light and dark.
+
+matplotlib draws with stand-in colours that are replaced by `var(--...)` in its SVG. Text stays text: it is sharp at
+any size and can be searched, and takes the font of the page. The palette is Okabe and Ito's, made for every kind of
+colour vision; series also differ by their place in the legend, which is in the order of the plot.
+"""
+
+import hashlib
+import html
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+SERIES = 8
+_INK, _FAINT = "#0a0b0c", "#0d0e0f"
+_COLOURS = [f"#0{number}c0de"[:7] for number in range(1, SERIES + 1)]
+_VARIABLES = {_INK: "var(--ink)", _FAINT: "var(--line)"} | {
+    colour: f"var(--series-{number})" for number, colour in enumerate(_COLOURS, 1)
+}
+NARROW, WIDE = 5.0, 10.4  # inches; the page shows 100 units of an inch as about 100 pixels
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a name with two dollar signs is no formula
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "axes.labelsize": 9.5,
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _INK,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _FAINT,
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "path.simplify": True,
+    "path.simplify_threshold": 0.5,
+}
+
+
+@contextmanager
+def _axes(width: float, height: float, found: list[Markup], alt: str) -> Iterator[Any]:
+    """Axes to draw on; their SVG is appended to `found` when the block ends."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    salt = hashlib.sha256(alt.encode("utf-8", "replace")).hexdigest()[:12]
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots()
+        yield axes
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    found.append(_inline(buffer.getvalue(), alt))
+
+
+def _inline(svg: str, alt: str) -> Markup:
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL)
+    body = re.sub(r'(<g|<text) id="[a-zA-Z0-9_.]+"', r"\1", body)  # the names of groups repeat from plot to plot
+    body = re.sub(r" xmlns(:xlink)?=\"[^\"]*\"", "", body).replace("xlink:href", "href")
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body).groups()  # type: ignore[union-attr]
+    label = html.escape(alt, quote=True)
+    start = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}"'
+    body = re.sub(r"<svg[^>]*", start, body, count=1)
+    body = re.sub(r"#0[0-9a-f]{5}", lambda match: _VARIABLES.get(match.group(), match.group()), body)
+    body = body.replace(" font-family: 'DejaVu Sans';", "")
+    return Markup(re.sub(r"\n\s*", "\n", body))
+
+
+def _ticks(axis: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    from sluice.text import short
+
+    axis.set_major_locator(MaxNLocator(nbins=6))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if abs(value) < 1000 else short(value)))
+
+
+def _rows(axes: Any, names: Sequence[str]) -> np.ndarray:
+    """Set up names down the left side, the first on top; returns their places."""
+    places = np.arange(len(names))
+    axes.set_yticks(places, names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
+    return places
+
+
+def _height(rows: int, legend: bool) -> float:
+    return 0.75 + 0.27 * rows + (0.3 if legend else 0.0)
+
+
+def bars(values: Mapping[str, float], label: str, alt: str, series: int = 1) -> Markup:
+    """One horizontal bar a name, with its number at the end."""
+    from sluice.text import short
+
+    found: list[Markup] = []
+    with _axes(NARROW, _height(len(values), False), found, alt) as axes:
+        places = _rows(axes, list(values))
+        sizes = list(values.values())
+        axes.barh(places, sizes, height=0.68, color=_COLOURS[series - 1])
+        for place, value in zip(places, sizes):
+            text = short(value) if value >= 100 or value == int(value) else f"{value:.3g}"
+            axes.annotate(text, (value, place), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
+        axes.set_xlim(0, max(sizes, default=1) * 1.16 or 1)
+        axes.set_xlabel(label)
+        _ticks(axes.xaxis)
+    return found[0]
+
+
+def stacked_shares(rows: Mapping[str, Mapping[str, int]], colours: Mapping[str, int], label: str, alt: str) -> Markup:
+    """One bar a name that is divided among outcomes, in percent. `colours` maps the outcomes to series, in order."""
+    found: list[Markup] = []
+    with _axes(NARROW, _height(len(rows), True), found, alt) as axes:
+        places = _rows(axes, list(rows))
+        totals = np.array([max(1, sum(row.values())) for row in rows.values()])
+        begin = np.zeros(len(rows))
+        for outcome, series in colours.items():
+            share = 100 * np.array([row.get(outcome, 0) for row in rows.values()]) / totals
+            if share.any():
+                axes.barh(places, share, left=begin, height=0.68, color=_COLOURS[series - 1], label=outcome)
+            begin += share
+        axes.set_xlim(0, 100)
+        axes.set_xlabel(label)
+        axes.figure.legend(loc="outside upper left", ncols=4, columnspacing=1.2, handlelength=1.0)
+    return found[0]
+
+
+def before_after(rows: Mapping[str, tuple[float, float]], names: tuple[str, str], label: str, alt: str) -> Markup:
+    """Two bars a name, such as the shares of a cell before and after mixing."""
+    found: list[Markup] = []
+    with _axes(NARROW, _height(len(rows), True) + 0.1 * len(rows), found, alt) as axes:
+        places = _rows(axes, list(rows))
+        for number, (name, series) in enumerate(zip(names, (8, 1))):
+            sizes = [pair[number] for pair in rows.values()]
+            axes.barh(places + 0.4 * number - 0.2, sizes, height=0.37, color=_COLOURS[series - 1], label=name)
+        axes.set_xlabel(label)
+        _ticks(axes.xaxis)
+        axes.figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2, handlelength=1.0)
+    return found[0]
+
+
+def histogram(edges: np.ndarray, counts: Mapping[str, np.ndarray], label: str, unit: str, alt: str) -> Markup:
+    """Stacked histograms over common edges; at most two names."""
+    found: list[Markup] = []
+    with _axes(NARROW, 2.5, found, alt) as axes:
+        below = np.zeros(len(edges) - 1)
+        for (name, height), series in zip(counts.items(), (1, 5)):
+            axes.bar(
+                edges[:-1], height, np.diff(edges) * 0.92, below, align="edge", color=_COLOURS[series - 1], label=name
+            )
+            below = below + height
+        axes.set_xlim(edges[0], edges[-1])
+        axes.set_xlabel(label)
+        axes.set_ylabel(unit)
+        _ticks(axes.yaxis)
+        axes.grid(False, axis="x")
+        if len(counts) > 1:
+            axes.figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2, handlelength=1.0)
+    return found[0]
+
+
+def columns(values: Mapping[str, Mapping[str, float]], label: str, unit: str, alt: str) -> Markup:
+    """Stacked columns over names in their order, such as documents by length."""
+    found: list[Markup] = []
+    with _axes(NARROW, 2.5, found, alt) as axes:
+        names = list(next(iter(values.values()), {}))
+        places, below = np.arange(len(names)), np.zeros(len(names))
+        for (name, heights), series in zip(values.items(), (1, 4)):
+            height = np.array(list(heights.values()), float)
+            axes.bar(places, height, 0.8, below, color=_COLOURS[series - 1], label=name)
+            below += height
+        axes.set_xticks(places, names, rotation=0 if len(names) < 9 else 40, ha="center" if len(names) < 9 else "right")
+        axes.set_xlabel(label)
+        axes.set_ylabel(unit)
+        _ticks(axes.yaxis)
+        axes.grid(False, axis="x")
+        if len(values) > 1:
+            axes.figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2, handlelength=1.0)
+    return found[0]
+
+
+def curves(
+    series: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    label: str,
+    unit: str,
+    alt: str,
+    *,
+    faint: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    boundaries: Sequence[float] = (),
+    logarithmic: bool = False,
+    points: bool = False,
+    width: float = NARROW,
+) -> Markup:
+    """Lines over a common axis.
+
+    Args:
+        series: name -> (x, y).
+        faint: the same names with what the lines smooth, drawn pale behind them.
+        boundaries: places on the x-axis where one stage of training ends and the next begins.
+    """
+    found: list[Markup] = []
+    with _axes(width, 2.9, found, alt) as axes:
+        for place in boundaries:
+            axes.axvline(place, color=_INK, linewidth=0.8, linestyle=(0, (2, 3)), alpha=0.6)
+        for number, (name, (x, y)) in enumerate(series.items()):
+            colour = _COLOURS[number % SERIES]
+            style = (0, (4, 1.5)) if number >= SERIES else "-"
+            if faint and name in faint:
+                axes.plot(*faint[name], color=colour, linewidth=0.8, alpha=0.3)
+            marker = "o" if points or len(x) == 1 else ""
+            axes.plot(x, y, color=colour, linewidth=1.7, linestyle=style, label=name, marker=marker, markersize=3.5)
+        if logarithmic:
+            axes.set_yscale("log")
+        else:
+            _ticks(axes.yaxis)
+        _ticks(axes.xaxis)
+        axes.set_xlabel(label)
+        axes.set_ylabel(unit)
+        if len(series) > 1:
+            columns = 3 if width == NARROW else 5
+            axes.figure.legend(loc="outside upper left", ncols=columns, columnspacing=1.2, handlelength=1.4)
+    return found[0]
