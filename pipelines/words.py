@@ -81,6 +81,20 @@ def windows(hashes: np.ndarray, longest: int) -> Iterator[tuple[int, np.ndarray]
         yield size, running
 
 
+def ngrams(found: Words, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of all runs of `sizes[i]` words of text i: uint64 [all runs], int64 [texts] how many each text has.
+
+    No size is larger than its text; a size of 0 gives no runs. Runs that repeat are repeated.
+    """
+    counts = np.where(sizes > 0, found.lengths - sizes + 1, 0)
+    begins = np.cumsum(counts) - counts
+    hashes = np.empty(int(counts.sum()), np.uint64)
+    for size, running in windows(found.hashes, int(sizes.max(initial=0))):
+        texts = np.flatnonzero(sizes == size)
+        hashes[spans(begins[texts], counts[texts])] = running[spans(found.offsets[texts], counts[texts])]
+    return mix(hashes), counts
+
+
 def spans(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """begins[0], begins[0] + 1, ... (counts[0] numbers), then the same of begins[1] and so on."""
     ends = np.cumsum(counts)

@@ -1,0 +1,1 @@
+"""Contamination: documents that hold items of evaluation sets."""

@@ -14,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from pipelines import words
-from pipelines.words import Words, mix, spans
+from pipelines.words import Words, mix
 
 MINHASH_BLOCK = 1 << 16  # shingles per block: two working arrays of 256 KiB, whatever the document's size
 NO_DATE = b"\xff"  # sorts after every date
@@ -61,17 +61,8 @@ def shingles(found: Words, ngram: int) -> tuple[np.ndarray, np.ndarray]:
     A text mostly in scripts without spaces is cut into 2 * `ngram` characters. A text shorter than that gives one
     shingle of what there is; a text without words gives none. Repeated shingles are repeated.
     """
-    lengths = found.lengths
-    spaceless = 2 * found.spaceless_counts() > lengths
-    sizes = np.minimum(np.where(spaceless, 2 * ngram, ngram), lengths)
-    counts = np.where(lengths > 0, lengths - sizes + 1, 0)
-    ends = np.cumsum(counts)
-    hashes = np.empty(int(counts.sum()), np.uint64)
-    for size, running in words.windows(found.hashes, int(sizes.max(initial=0))):
-        texts = np.flatnonzero(sizes == size)
-        target = spans(ends[texts] - counts[texts], counts[texts])
-        hashes[target] = running[spans(found.offsets[texts], counts[texts])]
-    return mix(hashes), counts
+    spaceless = 2 * found.spaceless_counts() > found.lengths
+    return words.ngrams(found, np.minimum(np.where(spaceless, 2 * ngram, ngram), found.lengths))
 
 
 def permutations(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
