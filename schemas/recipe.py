@@ -88,10 +88,15 @@ class Source(Section):
 class Extract(Section):
     """Bounds on untrusted files; what exceeds them becomes a reject."""
 
-    max_file_bytes: int = Field(2 << 30, ge=1, description="Largest file, also after decompression, in bytes.")
+    max_file_bytes: int = Field(
+        2 << 30,
+        ge=1,
+        description="Largest file of one document, and most bytes that a compressed file may unpack to. Plain JSONL and Parquet "
+        "are streamed and may be larger.",
+    )
     max_characters: int = Field(5_000_000, ge=1, description="Largest document in characters.")
     max_pages: int = Field(5_000, ge=1, description="Largest PDF in pages.")
-    pdf_seconds: float = Field(60.0, gt=0, description="Time limit for one PDF.")
+    pdf_seconds: float = Field(60.0, gt=0, description="Time limit for one PDF or HTML file.")
     shard_bytes: int = Field(
         8 << 20, ge=1, description="Input files are grouped to about this many bytes per document shard."
     )
@@ -163,7 +168,6 @@ class Filter(Section):
     )
     language_score: Share = Field(0.3, description="Least probability of the language label (not for code).")
 
-
     @model_validator(mode="after")
     def _known(self) -> "Filter":
         for rules in (self.rules, self.code_rules):
@@ -233,7 +237,6 @@ class Mixture(Section):
     educational: dict[int, Weight] = Field({}, description="Educational bin (0 to 3) -> weight.")
     source: dict[str, Weight] = Field({}, description="Source name -> weight.")
     lengths: LongMixture | None = Field(None, description="Shares by length; absent: any length.")
-
 
     @model_validator(mode="after")
     def _known(self) -> "Mixture":

@@ -87,7 +87,8 @@ def _tokenizer_files(recipe: Recipe) -> dict[str, str]:
     file = path if path.endswith(".json") else paths.join(path, "tokenizer.json")
     if not paths.exists(file):
         raise ConfigError(f"tokenizer.path: {file}: there is no such file")
-    return {"file:tokenizer.json": paths.content_key(file)}
+    config = file.removesuffix("tokenizer.json") + "tokenizer_config.json"
+    return {f"file:{one.rsplit('/', 1)[-1]}": paths.content_key(one) for one in (file, config) if paths.exists(one)}
 
 
 def _tokenizer(recipe: Recipe) -> dict[str, Any]:

@@ -4,6 +4,7 @@ It is at hand on every machine without a download and differs between machines, 
 """
 
 import ast
+import functools
 import importlib.metadata
 import inspect
 import os
@@ -78,6 +79,7 @@ def _candidates() -> Iterator[EnvironmentFile]:
                 yield EnvironmentFile(absolute, f"stdlib/{path}", _STDLIB, version, _STDLIB_LICENCE, 0)
 
 
+@functools.lru_cache(maxsize=4)  # the runner asks more than once, and the environment of a process is what it is
 def list_files(max_bytes: int = 12_000_000, seed: int = 0) -> list[EnvironmentFile]:
     """Text files of the environment, chosen by a hash of their path until `max_bytes`, in order of path.
 
@@ -111,11 +113,16 @@ def module_docstrings(source: str) -> str:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ""
     parts = []
-    for node in ast.walk(tree):
+    nodes: list[ast.AST] = [tree]
+    for node in nodes:  # statements only: most of a tree is expressions, and they hold no definitions
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             docstring = inspect.cleandoc(ast.get_docstring(node, clean=False) or "").strip()
             if len(docstring) >= _MINIMUM_DOCSTRING:
                 parts.append(docstring)
+        for block in ("body", "orelse", "finalbody", "handlers"):
+            inner = getattr(node, block, None)
+            if isinstance(inner, list):  # a lambda's or a conditional expression's body is no list
+                nodes += inner
     text = "\n\n".join(dict.fromkeys(parts))
     return text if len(text) >= _MINIMUM_DOCSTRINGS else ""
 

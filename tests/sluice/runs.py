@@ -10,8 +10,10 @@ name: tiny
 seed: 3
 sources:
   - name: corpus
-    path: {corpus}
+    path: "{corpus}/[!r]*/*"
     licence: CC0-1.0
+  - name: records
+    path: "{corpus}/records"
     columns: {{text: body, id: doc, url: link, date: published, licence: rights}}
 extract: {{shard_bytes: 60_000}}
 split: {{validation: 0.15}}
