@@ -9,12 +9,15 @@ import hashlib
 import html
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from rich.cells import cell_len
+
+from sluice.text import short
 
 SERIES = 8
 _INK, _FAINT = "#0a0b0c", "#0d0e0f"
@@ -23,6 +26,7 @@ _VARIABLES = {_INK: "var(--ink)", _FAINT: "var(--line)"} | {
     colour: f"var(--series-{number})" for number, colour in enumerate(_COLOURS, 1)
 }
 NARROW, WIDE = 5.0, 10.4  # inches; the page shows 100 units of an inch as about 100 pixels
+_LINES = (1, 4, 3, 6, 2, 7)  # series that lines take, neighbours far apart; then the same ones dashed
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a name with two dollar signs is no formula
@@ -50,16 +54,33 @@ _STYLE: dict[Any, Any] = {
 
 
 @contextmanager
-def _axes(width: float, height: float, found: list[Markup], alt: str) -> Iterator[Any]:
-    """Axes to draw on; their SVG is appended to `found` when the block ends."""
+def _axes(
+    width: float, height: float, found: list[Markup], alt: str, left: float = 0.72, legend: int = 0
+) -> Iterator[Any]:
+    """Axes to draw on; their SVG is appended to `found` when the block ends.
+
+    The margins are given and not sought, which would mean drawing everything twice: `left` is in inches, and `legend`
+    is the number of columns of a legend above the axes.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     salt = hashlib.sha256(alt.encode("utf-8", "replace")).hexdigest()[:12]
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots()
+        figure = Figure(figsize=(width, height))
+        axes = figure.add_axes((left / width, 0.55 / height, 1 - (left + 0.15) / width, 1 - 0.65 / height))
         yield axes
+        names = axes.get_legend_handles_labels()[1]
+        if legend and len(names) > 1:
+            lines = -(-len(names) // legend)
+            above = 0.12 + 0.2 * lines  # inches; the figure grows by them, so the axes keep their size
+            figure.set_size_inches(width, height + above)
+            box = axes.get_position()
+            scale = height / (height + above)
+            axes.set_position((box.x0, box.y0 * scale, box.width, box.height * scale))
+            figure.legend(
+                loc="upper left", bbox_to_anchor=(0, 1), ncols=legend, columnspacing=1.4, handlelength=1.3, borderpad=0
+            )
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     found.append(_inline(buffer.getvalue(), alt))
@@ -82,10 +103,8 @@ def _inline(svg: str, alt: str) -> Markup:
 def _ticks(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    from sluice.text import short
-
-    axis.set_major_locator(MaxNLocator(nbins=6))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if abs(value) < 1000 else short(value)))
+    axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if abs(value) < 10_000 else short(value)))
 
 
 def _rows(axes: Any, names: Sequence[str]) -> np.ndarray:
@@ -98,23 +117,22 @@ def _rows(axes: Any, names: Sequence[str]) -> np.ndarray:
     return places
 
 
-def _height(rows: int, legend: bool) -> float:
-    return 0.75 + 0.27 * rows + (0.3 if legend else 0.0)
+def _names_width(names: Iterable[str]) -> float:
+    """Inches for names at the left side."""
+    return 0.2 + 0.072 * max((cell_len(name) for name in names), default=0)
 
 
 def bars(values: Mapping[str, float], label: str, alt: str, series: int = 1) -> Markup:
     """One horizontal bar a name, with its number at the end."""
-    from sluice.text import short
-
     found: list[Markup] = []
-    with _axes(NARROW, _height(len(values), False), found, alt) as axes:
+    with _axes(NARROW, 0.65 + 0.27 * len(values), found, alt, _names_width(values)) as axes:
         places = _rows(axes, list(values))
         sizes = list(values.values())
         axes.barh(places, sizes, height=0.68, color=_COLOURS[series - 1])
         for place, value in zip(places, sizes):
             text = short(value) if value >= 100 or value == int(value) else f"{value:.3g}"
             axes.annotate(text, (value, place), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
-        axes.set_xlim(0, max(sizes, default=1) * 1.16 or 1)
+        axes.set_xlim(0, max(sizes, default=1) * 1.18 or 1)
         axes.set_xlabel(label)
         _ticks(axes.xaxis)
     return found[0]
@@ -123,7 +141,7 @@ def bars(values: Mapping[str, float], label: str, alt: str, series: int = 1) -> 
 def stacked_shares(rows: Mapping[str, Mapping[str, int]], colours: Mapping[str, int], label: str, alt: str) -> Markup:
     """One bar a name that is divided among outcomes, in percent. `colours` maps the outcomes to series, in order."""
     found: list[Markup] = []
-    with _axes(NARROW, _height(len(rows), True), found, alt) as axes:
+    with _axes(NARROW, 0.65 + 0.27 * len(rows), found, alt, _names_width(rows), legend=4) as axes:
         places = _rows(axes, list(rows))
         totals = np.array([max(1, sum(row.values())) for row in rows.values()])
         begin = np.zeros(len(rows))
@@ -134,61 +152,56 @@ def stacked_shares(rows: Mapping[str, Mapping[str, int]], colours: Mapping[str, 
             begin += share
         axes.set_xlim(0, 100)
         axes.set_xlabel(label)
-        axes.figure.legend(loc="outside upper left", ncols=4, columnspacing=1.2, handlelength=1.0)
     return found[0]
 
 
 def before_after(rows: Mapping[str, tuple[float, float]], names: tuple[str, str], label: str, alt: str) -> Markup:
     """Two bars a name, such as the shares of a cell before and after mixing."""
     found: list[Markup] = []
-    with _axes(NARROW, _height(len(rows), True) + 0.1 * len(rows), found, alt) as axes:
+    with _axes(NARROW, 0.65 + 0.36 * len(rows), found, alt, _names_width(rows), legend=2) as axes:
         places = _rows(axes, list(rows))
         for number, (name, series) in enumerate(zip(names, (8, 1))):
             sizes = [pair[number] for pair in rows.values()]
-            axes.barh(places + 0.4 * number - 0.2, sizes, height=0.37, color=_COLOURS[series - 1], label=name)
+            axes.barh(places + 0.38 * number - 0.19, sizes, height=0.35, color=_COLOURS[series - 1], label=name)
         axes.set_xlabel(label)
         _ticks(axes.xaxis)
-        axes.figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2, handlelength=1.0)
     return found[0]
 
 
 def histogram(edges: np.ndarray, counts: Mapping[str, np.ndarray], label: str, unit: str, alt: str) -> Markup:
     """Stacked histograms over common edges; at most two names."""
     found: list[Markup] = []
-    with _axes(NARROW, 2.5, found, alt) as axes:
+    with _axes(NARROW, 2.3, found, alt, legend=2) as axes:
         below = np.zeros(len(edges) - 1)
         for (name, height), series in zip(counts.items(), (1, 5)):
-            axes.bar(
-                edges[:-1], height, np.diff(edges) * 0.92, below, align="edge", color=_COLOURS[series - 1], label=name
-            )
-            below = below + height
+            top = below + height
+            axes.stairs(top, edges, baseline=below, fill=True, color=_COLOURS[series - 1], label=name, linewidth=0)
+            below = top
         axes.set_xlim(edges[0], edges[-1])
+        axes.set_ylim(0, max(1.0, 1.05 * below.max(initial=0)))
         axes.set_xlabel(label)
         axes.set_ylabel(unit)
         _ticks(axes.yaxis)
         axes.grid(False, axis="x")
-        if len(counts) > 1:
-            axes.figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2, handlelength=1.0)
     return found[0]
 
 
 def columns(values: Mapping[str, Mapping[str, float]], label: str, unit: str, alt: str) -> Markup:
-    """Stacked columns over names in their order, such as documents by length."""
+    """Stacked columns over names in their order, such as documents by length; at most two rows of values."""
     found: list[Markup] = []
-    with _axes(NARROW, 2.5, found, alt) as axes:
+    with _axes(NARROW, 2.3, found, alt, legend=2) as axes:
         names = list(next(iter(values.values()), {}))
         places, below = np.arange(len(names)), np.zeros(len(names))
-        for (name, heights), series in zip(values.items(), (1, 4)):
+        for (name, heights), series in zip(values.items(), (1, 6)):
             height = np.array(list(heights.values()), float)
             axes.bar(places, height, 0.8, below, color=_COLOURS[series - 1], label=name)
             below += height
-        axes.set_xticks(places, names, rotation=0 if len(names) < 9 else 40, ha="center" if len(names) < 9 else "right")
+        every = -(-len(names) // 10)
+        axes.set_xticks(places[::every], names[::every])
         axes.set_xlabel(label)
         axes.set_ylabel(unit)
         _ticks(axes.yaxis)
         axes.grid(False, axis="x")
-        if len(values) > 1:
-            axes.figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2, handlelength=1.0)
     return found[0]
 
 
@@ -212,24 +225,22 @@ def curves(
         boundaries: places on the x-axis where one stage of training ends and the next begins.
     """
     found: list[Markup] = []
-    with _axes(width, 2.9, found, alt) as axes:
+    with _axes(width, 2.7, found, alt, left=0.85, legend=2 if width == NARROW else 5) as axes:
         for place in boundaries:
             axes.axvline(place, color=_INK, linewidth=0.8, linestyle=(0, (2, 3)), alpha=0.6)
         for number, (name, (x, y)) in enumerate(series.items()):
-            colour = _COLOURS[number % SERIES]
-            style = (0, (4, 1.5)) if number >= SERIES else "-"
+            colour = _COLOURS[_LINES[number % len(_LINES)] - 1]
             if faint and name in faint:
                 axes.plot(*faint[name], color=colour, linewidth=0.8, alpha=0.3)
             marker = "o" if points or len(x) == 1 else ""
-            axes.plot(x, y, color=colour, linewidth=1.7, linestyle=style, label=name, marker=marker, markersize=3.5)
+            dashes = "-" if number < len(_LINES) else (0, (4, 1.5))
+            axes.plot(x, y, color=colour, linewidth=1.7, linestyle=dashes, label=name, marker=marker, markersize=3.5)
         if logarithmic:
             axes.set_yscale("log")
         else:
             _ticks(axes.yaxis)
         _ticks(axes.xaxis)
+        axes.set_xlim(left=0)
         axes.set_xlabel(label)
         axes.set_ylabel(unit)
-        if len(series) > 1:
-            columns = 3 if width == NARROW else 5
-            axes.figure.legend(loc="outside upper left", ncols=columns, columnspacing=1.2, handlelength=1.4)
     return found[0]

@@ -32,7 +32,7 @@ SAMPLES_PER_REASON, REASONS_SHOWN, ERRORS_SHOWN = 3, 24, 20
 NAMES_SHOWN = 14  # bars of a plot; the rest are summed up
 ROWS_SHOWN = 60  # rows of a table
 METRICS_BYTES = 32 << 20  # of metrics.jsonl that are parsed; of a longer file every n-th line
-CURVE_POINTS, CELL_POINTS = 500, 60
+CURVE_POINTS, CELL_POINTS, CELLS_SHOWN = 500, 60, 8
 
 _OUTCOMES = {  # value of the column `outcome` -> name and series; in the order of the road
     "filter": ("filtered", 2),
@@ -265,6 +265,7 @@ def _funnel(run: _Run) -> Section | None:
         alt = f"What became of the documents, {title.lower()}, in percent; the table below has the numbers"
         blocks.append(Plot(f"{title}", plots.stacked_shares(shown, colours, "share of documents (%)", alt), note))
         blocks.append(_outcome_table(f"{title}, in documents", named, folded=column != "source"))
+    blocks.sort(key=lambda block: block.kind)  # the plots first, side by side
     blocks += _reasons(run)
     blocks += _reject_samples(run)
     return Section("funnel", "Documents", blocks, "A document counts for the first stage that dropped it.")
@@ -650,7 +651,7 @@ def _cell_curves(steps: list[dict[str, Any]]) -> dict[str, tuple[np.ndarray, np.
         for index in part:
             for cell, (nll, labels) in (steps[index].get("cells") or {}).items():
                 sums.setdefault(cell, np.zeros((2, len(parts))))[:, number] += (nll, labels)
-    largest = sorted(sums, key=lambda cell: (-sums[cell][1].sum(), cell))[: plots.SERIES]
+    largest = sorted(sums, key=lambda cell: (-sums[cell][1].sum(), cell))[:CELLS_SHOWN]
     x = np.array([steps[part[-1]]["tokens"] for part in parts], float)
     curves = {}
     for cell in largest:
