@@ -1,5 +1,4 @@
-"""Domain (field) of a document: source code by its path or its look, everything else by a packaged fastText
-model.
+"""Domain (field) of a document: source code by path or look, everything else by a packaged fastText model.
 
 The model reads the whole text up to 3,000 characters, else three windows of 1,000 at the beginning, middle
 and end. Its classes are the fields of DOMAINS without `code` (a rule decides), `physics-chemistry` (no

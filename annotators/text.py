@@ -3,6 +3,8 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
+_UNSPACED_LETTER = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]\p{M}*)"
+
 
 def windows(text: str, size: int, count: int) -> list[str]:
     """At most `count` stretches of `size` characters, evenly spaced from the beginning to the end of `text`.
@@ -30,10 +32,13 @@ def letters_only(texts: list[str]) -> list[str]:
 def tokens(texts: list[str]) -> list[str]:
     """Lower-case words, `0` for every number, and some marks, between single spaces.
 
+    Letters of scripts written without spaces stand alone, so that pairs of tokens are pairs of letters there.
+
     The form of the topic-like classifiers, in which prices, formulas, shouting and addresses are evidence.
     """
     lower = pc.utf8_lower(pa.array(texts, pa.large_string()))
     numbers = pc.replace_substring_regex(lower, r"\p{N}+", " 0 ")
     marks = pc.replace_substring_regex(numbers, r"([!?$€£%#@=+*/\\{}<>\[\]|_])", r" \1 ")
-    spaced = pc.replace_substring_regex(marks, r"[^\p{L}\p{M}0!?$€£%#@=+*/\\{}<>\[\]|_]+", " ")
+    apart = pc.replace_substring_regex(marks, _UNSPACED_LETTER, r" \1 ")
+    spaced = pc.replace_substring_regex(apart, r"[^\p{L}\p{M}0!?$€£%#@=+*/\\{}<>\[\]|_]+", " ")
     return pc.utf8_trim_whitespace(spaced).to_pylist()

@@ -136,9 +136,7 @@ def brute_force(text: str) -> dict[str, float]:
     first = set(lines)
     paragraphs = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
     result["duplicate_line_ratio"] = 1 - len(first) / len(lines) if lines else 0
-    result["duplicate_line_character_ratio"] = (
-        1 - sum(map(len, first)) / sum(map(len, lines)) if lines else 0
-    )
+    result["duplicate_line_character_ratio"] = 1 - sum(map(len, first)) / sum(map(len, lines)) if lines else 0
     result["duplicate_paragraph_ratio"] = 1 - len(set(paragraphs)) / len(paragraphs) if paragraphs else 0
     result["words"], result["lines"] = len(words), len(lines)
     return result
