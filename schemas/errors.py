@@ -13,3 +13,7 @@ class DataError(Exception):
 
     The command prints this one line and exits with code 1; nothing half-written is left behind.
     """
+
+
+class Interrupted(Exception):
+    """A stage was asked to stop (SIGTERM) and saved where it stood; the command says so and exits with code 0."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from schemas.errors import ConfigError, DataError
+from schemas.errors import ConfigError, DataError, Interrupted
 
 app = typer.Typer(
     help="From raw documents to a pre-trained Qwen3: curate, train a tokenizer, pack, pre-train, export.",
@@ -339,6 +339,8 @@ def main(arguments: list[str] | None = None) -> None:
         _stop(error, 2)
     except DataError as error:
         _stop(error, 1)
+    except Interrupted as error:
+        typer.echo(f"sluice: {error}", err=True)
     except KeyboardInterrupt:
         _stop("interrupted; the same command goes on from here", 130)
     except BrokenPipeError:

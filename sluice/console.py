@@ -12,6 +12,13 @@ LINE_SECONDS = 5.0
 console = Console(highlight=False, soft_wrap=True)
 
 
+class Quiet:
+    """Shows nothing: for ranks other than the first."""
+
+    def update(self, done: float, total: float, unit: str, note: str = "") -> None:
+        pass
+
+
 class StageProgress:
     """Shows one stage: how much is done, the rate and the time left. Made by `stage_progress`."""
 

@@ -33,7 +33,7 @@ from schemas.errors import ConfigError, DataError
 from schemas.job import Job, Output
 from schemas.manifest import MANIFEST, Manifest, read_manifest, stage_key, write_manifest
 from schemas.recipe import Recipe
-from sluice.console import StageProgress, clock, console, size
+from sluice.console import Quiet, StageProgress, clock, console, size
 from sluice.road import ROAD, STAGES, Stage
 
 RUN_FILE, RECIPE_FILE, VERSIONS_FILE = "run.json", "recipe.yaml", "versions.json"
@@ -72,6 +72,10 @@ def run(
     for stage in stages:  # whatever the configuration gets wrong is told before any work
         stage.config(recipe)
         outside[stage.name] = stage.outside(recipe)
+    if _rank() is not None:
+        _require_data(recipe, output, stages, given, outside)
+    if _rank():
+        return _follow(recipe, output, stages, given, outside)
     with _lock(output):
         _write_run_files(recipe, output)
         for leftover in paths.glob(paths.join(output, UNFINISHED, "*.old")):
@@ -93,6 +97,44 @@ def run(
             done[stage.name] = step.folder
             steps.append(step)
         return steps
+
+
+def _rank() -> int | None:
+    """This process's rank under torchrun, where several ranks run the same command; None otherwise."""
+    return int(os.environ["RANK"]) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+
+
+def _require_data(
+    recipe: Recipe, output: str, stages: tuple[Stage, ...], given: dict[str, str], outside: dict[str, dict[str, str]]
+) -> None:
+    """Under torchrun every rank needs the data stages finished; nobody makes them while the others wait."""
+    done = dict(given)
+    for stage in stages:
+        if stage.resumes:
+            return
+        step = inspect(recipe, output, stage, done, outside[stage.name])
+        if step.manifest is None:
+            raise ConfigError(
+                f"{output}: stage '{stage.name}' is not up to date, and torchrun runs training only; first run the "
+                "data stages in one process with `sluice run RECIPE --until pack`"
+            )
+        done[stage.name] = step.folder
+
+
+def _follow(
+    recipe: Recipe, output: str, stages: tuple[Stage, ...], given: dict[str, str], outside: dict[str, dict[str, str]]
+) -> list[Step]:
+    """A rank other than the first takes part in training and leaves the run folder to rank 0."""
+    done = dict(given)
+    for stage in stages:
+        step = inspect(recipe, output, stage, done, outside[stage.name])
+        if stage.resumes:
+            if step.manifest is None:
+                unfinished = paths.join(output, UNFINISHED, stage.name)
+                _entry(stage)(Job(recipe, step.inputs, unfinished, Quiet()))
+            break
+        done[stage.name] = step.folder
+    return []
 
 
 def inspect(
@@ -126,8 +168,7 @@ def _execute(recipe: Recipe, step: Step, output: str, beam_options: tuple[str, .
         _publish(unfinished, step.folder)
         return finished, 0.0, 0
     _prepare(step, output, unfinished)
-    module, _, function = stage.entry.partition(":")
-    entry: Callable[[Job], Output] = getattr(importlib.import_module(module), function)
+    entry = _entry(stage)
     started, clock_start, cpu_start = time.time(), time.monotonic(), _cpu_seconds()
     with StageProgress(stage.name) as progress, _peak_memory() as peak:
         result = entry(Job(recipe, step.inputs, unfinished, progress, beam_options))
@@ -164,6 +205,12 @@ def _execute(recipe: Recipe, step: Step, output: str, beam_options: tuple[str, .
 def _publish(unfinished: str, folder: str) -> None:
     paths.remove(paths.join(unfinished, KEY_FILE))
     paths.publish(unfinished, folder, last=MANIFEST)
+
+
+def _entry(stage: Stage) -> Callable[[Job], Output]:
+    module, _, function = stage.entry.partition(":")
+    entry: Callable[[Job], Output] = getattr(importlib.import_module(module), function)
+    return entry
 
 
 def _prepare(step: Step, output: str, unfinished: str) -> None:
