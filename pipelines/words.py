@@ -55,7 +55,7 @@ def split(texts: Sequence[str], normalise: Callable[[str], str]) -> Words:
 
 
 def pieces(text: str) -> list[str]:
-    """The text in pieces of at most PIECE characters, cut at spaces and line ends where there are any."""
+    """The text in pieces of at most PIECE characters (BLOCK, if all is ASCII), cut at spaces where there are any."""
     limit = BLOCK if text.isascii() else PIECE  # ASCII needs no normalisation
     found, begin = [], 0
     while len(text) - begin > limit:
