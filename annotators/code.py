@@ -24,7 +24,7 @@ FILE_NAMES = frozenset(
 )
 PROSE_EXTENSIONS = frozenset(("txt", "md", "rst", "html", "htm", "pdf", "tex", "docx", "epub"))
 
-_LINES = 200  # lines of a text that are looked at
+_LINES = 100  # lines of a text that are looked at
 _CHARACTERS = 20_000
 _CODE_SHARE = 0.4  # share of lines that must look like code; prose with code samples stays below
 
@@ -58,7 +58,7 @@ def _is_code_row(path: str, metadata: dict[str, str], text: pa.Scalar) -> bool:
 
 
 def is_code(path: str, text: str) -> bool:
-    """Whether a document is source code, by its path and, where that tells nothing, by its first 200 lines."""
+    """Whether a document is source code, by its path and, where that tells nothing, by its first 100 lines."""
     name = PurePosixPath(path.lower())
     extension = name.suffix[1:]
     if extension in EXTENSIONS or name.name in FILE_NAMES:

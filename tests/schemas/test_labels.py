@@ -48,7 +48,7 @@ def test_sidecar_of_other_rows_is_an_error(labels: pa.RecordBatch, message: str)
 
 def test_languages_are_the_119_of_qwen3_with_script_and_group() -> None:
     assert len(LANGUAGES) == 119
-    assert LABELS == (*LANGUAGES, "other", "und")
+    assert list(LABELS) == [*LANGUAGES, "other", "und"]
     for label, language in LANGUAGES.items():
         assert language.label == label == f"{label[:3]}_{language.script}"
         assert language.name and language.family
