@@ -110,9 +110,8 @@ def generate_text(
     prompt: str, model: str, tokens: int, temperature: float, top_k: int, top_p: float, seed: int
 ) -> None:
     """`sluice generate`: prints the prompt and what the model makes of it."""
-    from trainer.stages import load_model
 
-    from trainer.generate import continue_text
+    from trainer.prompt import continue_text, load_model
 
     loaded, tokenizer = load_model(model)
     console.print(
