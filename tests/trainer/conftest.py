@@ -146,7 +146,13 @@ def write_packs(folder: Path, packs: dict[str, list[list[Segment]]], lengths: di
 
 
 def make_toy(
-    root: Path, *, documents: int = 24, shards: int = 3, lengths: tuple[int, int] = (32, 64), packed: bool = False
+    root: Path,
+    *,
+    documents: int = 24,
+    shards: int = 3,
+    lengths: tuple[int, int] = (32, 64),
+    packed: bool = False,
+    validation: bool = True,
 ) -> Toy:
     """Two stages, s1 and s2, of some sequence lengths; `packed` keeps the documents of s2 whole."""
     tokenizer_folder = root / "tokenizer"
@@ -160,7 +166,7 @@ def make_toy(
     packs = {
         "s1": concatenate(by_shard, lengths[0]),
         "s2": (whole_documents if packed else concatenate)(by_shard, lengths[1]),
-        "validation": whole_documents([documents[:1] for documents in by_shard], lengths[0]),
+        "validation": whole_documents([documents[:1] for documents in by_shard], lengths[0]) if validation else [],
     }
     write_packs(root / "pack", packs, sizes)
     stages = [

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from schemas.errors import DataError
 from schemas.manifest import Manifest, read_manifest, write_manifest
 from schemas.tables import read_table, write_table
+from schemas.tokens import PACK, TOKENS
 from trainer.data import Batch, Feed, Sequences, TokenShards, epoch_order, prefetch
 from trainer.loss import IGNORE
 
@@ -237,3 +238,17 @@ def test_prefetch_raises_the_readers_error_in_its_turn_and_ends_its_thread() -> 
     assert list(itertools.islice(batches, 3)) == [0, 1, 2]
     batches.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+def test_empty_shards_and_packs_are_fine_where_nothing_is_read(toy: Any) -> None:
+    job = toy.job()
+    rewrite(job.inputs["tokenize"], "tokens/00001.arrow", TOKENS.empty_table())
+    rewrite(job.inputs["pack"], "validation/pack.arrow", PACK.empty_table())
+    manifest = read_manifest(job.inputs["pack"])
+    assert manifest is not None
+    extra = manifest.extra | {"validation": {"sequence_length": 32, "sequences": 0}}
+    write_manifest(job.inputs["pack"], manifest.model_copy(update={"extra": extra}))
+    sequences = Sequences(job, "validation", TokenShards(job))
+    assert sequences.read([]).tokens_BT.shape == (0, 32)
+    with pytest.raises(DataError, match=r"validation/pack\.arrow: holds no sequence"):
+        Feed(sequences, "key", 4)

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -166,3 +167,11 @@ def test_export_is_what_transformers_loads(toy: Any) -> None:
         "samples.json",
     }
     assert stages.export(job) == output
+
+
+def test_without_validation_sequences_a_run_goes_through(toy_factory: Callable[..., Any]) -> None:
+    toy = toy_factory(validation=False)
+    job = trained(toy)
+    assert json.loads((Path(job.inputs["pretrain"]) / "metrics.jsonl").read_text().splitlines()[0])["step"] == 0
+    output = stages.evaluate(job)
+    assert output.extra == {"step": 12, "bits_per_byte": None, "unigram_bits_per_byte": None}
