@@ -168,9 +168,11 @@ class TokenShards:
             raise DataError(f"{self.paths[shard]}: there is no row {row}, only {len(groups)}")
         return opened.tokens(row), int(groups[row])
 
-    def document_id(self, shard: int, row: int) -> str:
-        """Hex of a document's id."""
-        return str(self._shard(shard)[0].table.column("document_id")[row].as_py().hex())
+    def describe(self, shard: int, row: int) -> dict[str, Any]:
+        """Where a document comes from: `shard` (the file), `document_id` in hex, `id`, `source`, `licence`."""
+        table = self._shard(shard)[0].table
+        values = {name: table.column(name)[row].as_py() for name in ("document_id", "id", "source", "licence")}
+        return values | {"shard": self.entries[shard].path, "document_id": values["document_id"].hex()}
 
     def scan(self) -> Iterator[tuple[pa.Table, list[np.ndarray]]]:
         """Shard after shard: its table and its tokens, record batch after record batch."""
@@ -288,7 +290,7 @@ class Sequences:
     def document_ids(self, batch: Batch) -> list[str]:
         """Hex ids of the documents in a batch, each once, in order of appearance."""
         known = (pair for pair in batch.segments_N2.tolist() if pair[0] >= 0)
-        return [self.shards.document_id(shard, row) for shard, row in dict.fromkeys(map(tuple, known))]
+        return [self.shards.describe(shard, row)["document_id"] for shard, row in dict.fromkeys(map(tuple, known))]
 
 
 # ---------------------------------------------------------------------------------------------------------------

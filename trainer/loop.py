@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from schemas.errors import DataError
+from schemas.errors import DataError, Interrupted
 from schemas.job import Progress
 from schemas.recipe import Optimizer, Pretrain
 from trainer import checkpoint
@@ -31,10 +31,6 @@ from trainer.schedule import Span, learning_rate, spans, tokens_at
 
 CHECKPOINTS = "checkpoints"
 REMEMBERED = 5  # steps at either end of a stage whose losses its summary averages
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; its last checkpoint holds all of it, and starting it again goes on from there."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from schemas.errors import DataError
+
 LINES, BOARD = "metrics.jsonl", "tensorboard"
 
 
@@ -26,8 +28,13 @@ class Metrics:
 
     def write(self, line: dict[str, Any]) -> None:
         """One step: numbers at the top level also go to TensorBoard."""
-        self._lines.write(json.dumps(line, sort_keys=True) + "\n")
-        self._lines.flush()
+        try:
+            self._lines.write(json.dumps(line, sort_keys=True) + "\n")
+            self._lines.flush()
+        except OSError as error:
+            raise DataError(
+                f"{self._lines.name}: cannot be written ({error.strerror}); start again to go on"
+            ) from error
         for name, value in line.items():
             if isinstance(value, int | float) and name != "step":
                 self._board.add_scalar(name, value, line["step"])

@@ -13,7 +13,7 @@ from schemas.errors import ConfigError, DataError
 from schemas.hashing import digest
 from schemas.job import Job, Output
 from schemas.manifest import FileEntry
-from schemas.recipe import Pretrain
+from schemas.recipe import Pretrain, TrainingStage
 from schemas.tables import write_table
 from tokenizer.qwen import Tokenizer
 from trainer import checkpoint, hf
@@ -24,24 +24,25 @@ from trainer.loop import CHECKPOINTS, Data, StageRecord, train
 from trainer.model.qwen3 import Qwen3, build
 from trainer.model.sizes import SIZES, ModelConfig
 from trainer.parallel import Ranks, ranks
-from trainer.schedule import spans
+from trainer.schedule import span_at, spans
 
 VALIDATION = "validation"
 SCORES_FILE = "bits_per_byte.parquet"
 MODEL, SAMPLES = "model", "samples.json"
 SAMPLE_TOKENS, SAMPLE_TEMPERATURE = 64, 0.8
 
-# How a training is run and watched, not what it is: none of these is part of its key.
-_NOT_IN_KEY = {
-    "checkpoint_every",
-    "keep_checkpoints",
-    "validate_every",
-    "validation_tokens",
-    "micro_batch_tokens",
-    "activation_checkpointing",
-    "compile",
-    "device",
-    "threads",
+# No part of a training's key: how it is run and watched, and what its packs already say.
+_NOT_IN_KEY: dict[str, Any] = {
+    "checkpoint_every": True,
+    "keep_checkpoints": True,
+    "validate_every": True,
+    "validation_tokens": True,
+    "micro_batch_tokens": True,
+    "activation_checkpointing": True,
+    "compile": True,
+    "device": True,
+    "threads": True,
+    "stages": {"__all__": {"mixture", "packing"}},
 }
 
 
@@ -65,17 +66,7 @@ def pretrain(job: Job) -> Output:
         shards = TokenShards(job)
         config = model_config(settings, shards.padded_vocabulary_size)
         key = training_key(job, config)
-        feeds = {}
-        for span in plan:
-            stage = span.stage
-            sequences = Sequences(job, stage.name, shards, stage.document_mask)
-            if sequences.length != stage.sequence_length:
-                raise DataError(
-                    f"{sequences.path}: packed for {sequences.length} tokens a sequence, stage {stage.name} asks for "
-                    f"{stage.sequence_length}; make the pack again"
-                )
-            order = digest([job.manifest("pack").hash, job.recipe.seed, stage.name])
-            feeds[stage.name] = Feed(sequences, order, stage.batch_size, own.rank, own.count)
+        feeds = {span.stage.name: stage_feed(job, span.stage, shards, own.rank, own.count) for span in plan}
         tokenizer = Tokenizer.load(job.inputs["tokenizer"])
         data = Data(
             feeds=feeds,
@@ -106,6 +97,44 @@ def pretrain(job: Job) -> Output:
     written = sorted((folder / CHECKPOINTS).rglob("*")) if own.rank == 0 else []
     files = [file_entry(folder, path) for path in written if path.is_file()]
     return Output(files=files, counts={"tokens": sum(stage["tokens"] for stage in summary.values())}, extra=extra)
+
+
+def stage_feed(job: Job, stage: TrainingStage, shards: TokenShards, rank: int = 0, ranks: int = 1) -> Feed:
+    """The batches of a stage of training.
+
+    Raises:
+        DataError: the stage's pack is missing, damaged, empty or of another sequence length.
+    """
+    sequences = Sequences(job, stage.name, shards, stage.document_mask)
+    if sequences.length != stage.sequence_length:
+        raise DataError(
+            f"{sequences.path}: packed for {sequences.length} tokens a sequence, stage {stage.name} asks for "
+            f"{stage.sequence_length}; make the pack again"
+        )
+    order = digest([job.manifest("pack").hash, job.recipe.seed, stage.name])
+    return Feed(sequences, order, stage.batch_size, rank, ranks)
+
+
+def read_in_step(job: Job, step: int) -> list[dict[str, Any]]:
+    """What a step of the training read, by the step's number in metrics.jsonl: one entry a segment.
+
+    An entry has `sequence` (its row of the batch), `shard` (a file), `row`, `begin` and `length` in positions of the
+    document, and `document_id`, `id`, `source` and `licence`, which lead back to the extract dataset.
+
+    Raises:
+        ConfigError: there is no such step; step 0 reads nothing.
+    """
+    plan = spans(_section(job))
+    if not 1 <= step <= plan[-1].end:
+        raise ConfigError(f"step {step}: the training has steps 1 to {plan[-1].end}")
+    span = span_at(plan, step - 1)
+    shards = TokenShards(job)
+    feed = stage_feed(job, span.stage, shards)
+    return [
+        {"sequence": line, "row": row, "begin": begin, "length": length, **shards.describe(shard, row)}
+        for line, sequence in enumerate(feed.rows(step - 1 - span.begin))
+        for shard, row, begin, length in feed.sequences.segments(sequence)
+    ]
 
 
 def file_entry(dataset: Path, path: Path) -> FileEntry:

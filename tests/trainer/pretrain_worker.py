@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+from schemas.errors import Interrupted
 from schemas.job import Job
 from schemas.recipe import Recipe
-from trainer.loop import Interrupted
 from trainer.stages import pretrain
 
 

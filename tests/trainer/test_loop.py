@@ -17,16 +17,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from schemas.errors import ConfigError, DataError
-from schemas.hashing import digest
+from schemas.errors import ConfigError, DataError, Interrupted
 from schemas.recipe import Optimizer
 from trainer import checkpoint, metrics
-from trainer.data import Feed, Sequences, TokenShards
+from trainer.data import Sequences, TokenShards
 from trainer.evaluate import batch_loss, group_sums
-from trainer.loop import Interrupted, make_optimizer
+from trainer.loop import make_optimizer
 from trainer.model.qwen3 import build
 from trainer.model.sizes import ModelConfig
-from trainer.stages import model_config, pretrain
+from trainer.stages import model_config, pretrain, read_in_step, stage_feed
 
 WORKER = Path(__file__).with_name("pretrain_worker.py")
 CHANGES = {"seconds", "tokens_per_second"}  # of a metrics line, from run to run
@@ -144,8 +143,7 @@ def test_the_first_update_equals_plain_pytorch(toy: Any) -> None:
     model = build(config, job.recipe.seed)
     line = metrics.read(Path(job.output))[1]
 
-    sequences = Sequences(job, "s1", shards, document_mask=False)
-    batch = Feed(sequences, digest([job.manifest("pack").hash, job.recipe.seed, "s1"]), 4).batch(0)
+    batch = stage_feed(job, job.recipe.pretrain.stages[0], shards).batch(0)
     loss = F.cross_entropy(model.logits(model(batch.tokens_BT)).flatten(0, 1), batch.labels_BT.flatten())
     loss.backward()
     norm = math.sqrt(sum(p.grad.square().sum().item() for p in model.parameters() if p.grad is not None))
@@ -309,6 +307,23 @@ def test_recomputed_activations_change_nothing(toy: Any) -> None:
         pretrain(job)
         runs.append([line["loss"] for line in metrics.read(Path(job.output))[1:]])
     assert runs[0] == runs[1]
+
+
+def test_what_a_step_read_leads_back_to_the_documents(toy: Any) -> None:
+    job = toy.job()
+    shards = TokenShards(job)
+    for step, stage, place in ((1, 0, 0), (7, 0, 6), (8, 1, 0)):
+        entries = read_in_step(job, step)
+        batch = stage_feed(job, job.recipe.pretrain.stages[stage], shards).batch(place)
+        tokens: dict[int, list[int]] = {}
+        for entry in entries:
+            shard, row = int(entry["shard"][-11:-6]), entry["row"]
+            assert entry["document_id"] == bytes([shard] * 8 + [row] * 8).hex()
+            stored = [*toy.shards[shard][row], 256]
+            tokens.setdefault(entry["sequence"], []).extend(stored[entry["begin"] :][: entry["length"]])
+        assert [tokens[line][:-1] for line in range(len(tokens))] == batch.tokens_BT.tolist()
+    with pytest.raises(ConfigError, match="step 13: the training has steps 1 to 12"):
+        read_in_step(job, 13)
 
 
 def test_metrics_lines_are_json(toy: Any) -> None:
