@@ -4,7 +4,7 @@ import fcntl
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,15 @@ from schemas.hashing import canonical_json
 from schemas.manifest import Manifest, read_manifest
 from schemas.recipe import Pretrain, Recipe, check_recipe
 from sluice.console import clock, console, size
-from sluice.road import ROAD, STAGES, Stage, stages_of
+from sluice.road import ROAD, STAGES, Stage, pretrain_section, stages_of
 from sluice.run import KEY_FILE, RECIPE_FILE, UNFINISHED, describe, inspect, read_executions
-from sluice.summary import current, find_stale, last_execution, require_run
+from sluice.summary import find_stale, last_execution, require_run
 from sluice.text import ELLIPSIS, aligned, printable, short
 
 TABLES = (".parquet", ".arrow", ".jsonl")
 TEXT_LIMIT, LIST_LIMIT, DEPTH_LIMIT = 200, 8, 4
 LINE_BYTES = 1 << 20  # of a line of JSONL; the rest of a longer one is not read
-FILES_LISTED = 20
+FILES_LISTED, DIFFERENCES_SHOWN = 20, 2
 BYTES_PER_TOKEN = 4  # of plain text, where nothing better is known
 
 # Rough rates of one core of a laptop, in bytes of source text per second, for stages that never ran in this folder.
@@ -367,12 +367,11 @@ def _is_running(run_folder: str) -> bool:
 
 @dataclass(frozen=True)
 class Planned:
-    """What `sluice run` would do about a stage. `why` says what has changed; `seconds` is an estimate."""
+    """What `sluice run` would do about a stage, and why."""
 
     stage: Stage
     runs: bool
     why: str
-    seconds: float
 
 
 def explain(recipe: Recipe, output: str | None) -> None:
@@ -381,50 +380,48 @@ def explain(recipe: Recipe, output: str | None) -> None:
     `output` is the folder of the run, runs/<name> if None. Nothing is written.
     """
     folder = output or f"runs/{recipe.name}"
-    total, exact = estimated_tokens(recipe, folder)
-    plan = plan_run(recipe, folder, total)
-    will_run = [planned for planned in plan if planned.runs]
+    plan = plan_run(recipe, folder)
+    tokens, counted = estimate_tokens(recipe, folder, plan)
+    seconds = {stage.stage.name: estimate_seconds(stage.stage, recipe, folder, tokens) for stage in plan if stage.runs}
     _heading(f"{recipe.name} · {folder}")
     rows, styles = [["stage", "", "", "about"]], ["dim"]
     for planned in plan:
-        state = "will run" if planned.runs else "up to date"
-        estimate = _about(planned.seconds) if planned.runs else ""
-        rows.append([planned.stage.name, state, printable(planned.why, 110), estimate])
+        name = planned.stage.name
+        state, about = ("will run", _about(seconds[name])) if planned.runs else ("up to date", "")
+        rows.append([name, state, printable(planned.why, 160), about])
         styles.append("" if planned.runs else "green")
     for line, style in zip(aligned(rows, right=(3,)), styles):
         console.print(Text(line, style=style))
     console.print()
-    what = "counted" if exact else f"estimated: bytes of the sources / {BYTES_PER_TOKEN}"
-    facts = [["tokens", f"{short(total)} in all documents ({what})"]]
+    how = "counted by the last run" if counted else f"estimated: bytes of the sources / {BYTES_PER_TOKEN}"
+    facts = [["tokens", f"{short(tokens)} in all documents ({how})"]]
     if recipe.pretrain is not None:
-        facts += [["model", _model_line(recipe.pretrain, recipe)], *_training_rows(recipe.pretrain)]
-    if will_run:
-        seconds = sum(planned.seconds for planned in will_run)
-        facts.append(["time", f"{_about(seconds)} for {_number(len(will_run), 'stage')}; rough where it never ran"])
+        facts += [["model", _model_line(recipe)], *_training_rows(recipe.pretrain)]
+    if seconds:
+        total = _about(sum(seconds.values()))
+        facts.append(["time", f"{total} for {_number(len(seconds), 'stage')}; rough where a stage never ran"])
     _print(aligned(facts))
 
 
-def plan_run(recipe: Recipe, folder: str, tokens: int) -> list[Planned]:
+def plan_run(recipe: Recipe, folder: str) -> list[Planned]:
     """What `sluice run` would do in `folder`, in order; whatever follows a stage that runs is taken to run too."""
-    executions = read_executions(folder)
     done: dict[str, str] = {}
     plan: list[Planned] = []
     for stage in stages_of(recipe):
         running = {planned.stage.name for planned in plan if planned.runs}
         behind = [name for name in stage.reads if name in running]
-        existing = read_manifest(paths.join(folder, stage.name))
-        seconds = estimate_seconds(stage, recipe, tokens, existing, executions)
         if behind:
-            plan.append(Planned(stage, True, f"after {behind[-1]}", seconds))
+            plan.append(Planned(stage, True, f"after {behind[-1]}"))
             continue
         step = inspect(recipe, folder, stage, done)
+        existing = read_manifest(step.folder)
         if step.manifest is not None:
-            plan.append(Planned(stage, False, describe(step.manifest), 0.0))
+            plan.append(Planned(stage, False, describe(step.manifest)))
             done[stage.name] = step.folder
         elif existing is None:
-            plan.append(Planned(stage, True, "has not run yet", seconds))
+            plan.append(Planned(stage, True, "has not run yet"))
         else:
-            plan.append(Planned(stage, True, "; ".join(_differences(step.hashes, existing, recipe)), seconds))
+            plan.append(Planned(stage, True, "; ".join(_differences(step.hashes, existing, recipe))))
     return plan
 
 
@@ -434,7 +431,10 @@ def _differences(hashes: dict[str, str], existing: Manifest, recipe: Recipe) -> 
     found = []
     if existing.version != stage.version:
         found.append(f"the stage has version {stage.version} and not {existing.version}")
-    found += [f"changed: {key}" for key in changed_settings(stage, existing, recipe)]
+    changed = changed_settings(stage, existing, recipe)
+    found += changed[:DIFFERENCES_SHOWN]
+    if len(changed) > DIFFERENCES_SHOWN:
+        found.append(f"and {_number(len(changed) - DIFFERENCES_SHOWN, 'more setting')}")
     for name in sorted({*hashes, *existing.inputs}):
         if hashes.get(name) != existing.inputs.get(name):
             verb = "new" if name not in existing.inputs else "gone" if name not in hashes else "changed"
@@ -453,58 +453,64 @@ def _changed(old: Any, new: Any, prefix: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted({*old, *new})
         return [found for key in keys for found in _changed(old.get(key), new.get(key), f"{prefix}.{key}")]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        names = [item.get("name", index) if isinstance(item, dict) else index for index, item in enumerate(new)]
-        return [found for name, a, b in zip(names, old, new) for found in _changed(a, b, f"{prefix}.{name}")]
     if old == new:
         return []
+    if _are_named(old) and _are_named(new):
+        return _changed({item["name"]: item for item in old}, {item["name"]: item for item in new}, prefix)
     return [f"{prefix.lstrip('.')} {_value(old)} → {_value(new)}"]
+
+
+def _are_named(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value)
 
 
 def _value(value: Any) -> str:
     return "absent" if value is None else printable(json.dumps(value, ensure_ascii=False), 40)
 
 
-def estimated_tokens(recipe: Recipe, folder: str) -> tuple[int, bool]:
-    """Tokens of the documents: counted by a finished tokenize stage, or else the bytes of the sources by four."""
-    manifests = {stage.name: read_manifest(paths.join(folder, stage.name)) for stage in ROAD}
-    good = current({name: manifest for name, manifest in manifests.items() if manifest is not None})
-    if "tokenize" in good:
-        return sum(entry.tokens or 0 for entry in good["tokenize"].files), True
+def estimate_tokens(recipe: Recipe, folder: str, plan: Sequence[Planned]) -> tuple[int, bool]:
+    """Tokens of the documents, and whether they were counted, by a run on the documents that are there already."""
+    last = read_manifest(paths.join(folder, "tokenize"))
+    if last is not None and not any(planned.runs for planned in plan if planned.stage.name == "extract"):
+        return sum(entry.tokens or 0 for entry in last.files), True
     from pipelines.extract.listing import list_sources
 
     sizes = (int(size) for listing in list_sources(recipe).values() for _, size, _ in listing)
     return sum(sizes) // BYTES_PER_TOKEN, False
 
 
-def estimate_seconds(
-    stage: Stage, recipe: Recipe, tokens: int, existing: Manifest | None, executions: Sequence[dict[str, Any]]
-) -> float:
-    """As long as last time, scaled by the work of training where that is known; else by rough rates of a laptop."""
-    last = next((e for e in reversed(executions) if e.get("stage") == stage.name and e.get("seconds")), None)
-    work = training_work(recipe.pretrain) if recipe.pretrain and stage.name == "pretrain" else 0.0
-    if last is not None:
+def estimate_seconds(stage: Stage, recipe: Recipe, folder: str, tokens: int) -> float:
+    """As long as last time, a training in proportion to its operations; by rough rates for what never ran."""
+    existing = read_manifest(paths.join(folder, stage.name))
+    executions = reversed(read_executions(folder))
+    last: dict[str, Any] = next((e for e in executions if e.get("stage") == stage.name and "seconds" in e), {})
+    if stage.name == "pretrain" and recipe.pretrain is not None:
+        work = training_work(recipe.pretrain, recipe.tokenizer.vocabulary_size)
         before = _work_of(existing) if existing is not None and existing.key == last.get("key") else 0.0
-        return float(last["seconds"]) * (work / before if work and before else 1.0)
-    if work and recipe.pretrain is not None:
+        if before:
+            return float(last["seconds"]) * work / before
         return _FIXED_SECONDS + work / _FLOPS["cuda" if recipe.pretrain.device == "cuda" else "cpu"]
+    if last:
+        return float(last["seconds"])
     rate = _BYTES_PER_SECOND.get(stage.name)
     return _FIXED_SECONDS + (tokens * BYTES_PER_TOKEN / rate if rate else 0.0)
 
 
 def _work_of(manifest: Manifest) -> float:
+    """Operations of a finished training; 0 if it was written by another version."""
     try:
-        return training_work(Pretrain.model_validate({k: v for k, v in manifest.config.items() if k != "seed"}))
-    except ValueError:  # written by another version
+        section = Pretrain.model_validate({key: value for key, value in manifest.config.items() if key != "seed"})
+        return training_work(section, int(manifest.extra["model"]["vocabulary_size"]))
+    except (ValueError, KeyError, TypeError):
         return 0.0
 
 
-def training_work(pretrain: Pretrain) -> float:
+def training_work(pretrain: Pretrain, vocabulary: int) -> float:
     """Floating-point operations of a training: 6 per parameter that multiplies and token (arXiv 2001.08361)."""
     from trainer.model.sizes import parameter_count
     from trainer.schedule import timeline
 
-    config = _config(pretrain, 151_669)
+    config = _config(pretrain, vocabulary)
     head = config.vocabulary_size * config.hidden_size
     tokens = sum(row["tokens"] for row in timeline(pretrain))
     return 6.0 * (parameter_count(config)[1] + head) * tokens
@@ -513,14 +519,16 @@ def training_work(pretrain: Pretrain) -> float:
 def _config(pretrain: Pretrain, vocabulary: int) -> Any:
     from trainer.model.sizes import SIZES, ModelConfig
 
+    rows = 128 * math.ceil(vocabulary / 128)
     if isinstance(pretrain.model, str):
-        return SIZES[pretrain.model]
-    return ModelConfig(vocabulary_size=128 * math.ceil(vocabulary / 128), **pretrain.model.model_dump())
+        return replace(SIZES[pretrain.model], vocabulary_size=rows)
+    return ModelConfig(vocabulary_size=rows, **pretrain.model.model_dump())
 
 
-def _model_line(pretrain: Pretrain, recipe: Recipe) -> str:
+def _model_line(recipe: Recipe) -> str:
     from trainer.model.sizes import parameter_count
 
+    pretrain = pretrain_section(recipe)
     config = _config(pretrain, recipe.tokenizer.vocabulary_size)
     total, body = parameter_count(config)
     name = pretrain.model if isinstance(pretrain.model, str) else f"{config.layers} layers x {config.hidden_size}"
@@ -536,8 +544,8 @@ def _training_rows(pretrain: Pretrain) -> list[list[str]]:
             f"{row['steps']:,} steps",
             f"x {row['batch_size']:,} x {row['sequence_length']:,}",
             f"= {short(row['tokens'])} tokens",
-            f"learning rate {row['learning_rate_start']:.1e} ↗ {row['learning_rate_peak']:.1e}"
-            f" ↘ {row['learning_rate_end']:.1e}",
+            "learning rate "
+            f"{row['learning_rate_start']:.3g} ↗ {row['learning_rate_peak']:.3g} ↘ {row['learning_rate_end']:.3g}",
         ]
         for row in timeline(pretrain)
     ]

@@ -123,12 +123,6 @@ def find_stale(manifests: dict[str, Manifest]) -> dict[str, str]:
     return stale
 
 
-def current(manifests: dict[str, Manifest]) -> dict[str, Manifest]:
-    """The manifests of datasets that belong together."""
-    stale = find_stale(manifests)
-    return {name: manifest for name, manifest in manifests.items() if name not in stale}
-
-
 def last_execution(executions: list[dict[str, Any]], manifest: Manifest) -> dict[str, Any]:
     """The newest execution that wrote this dataset; empty if run.json does not know it."""
     for execution in reversed(executions):

@@ -50,8 +50,8 @@ def count(number: int | None) -> str:
 
 def short(number: float) -> str:
     """A large number for a person: 950, 12.3 k, 1.30 M, 4.2 B."""
-    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if abs(number) >= limit:
-            scaled = number / (1e3 if unit == "k" else limit)
-            return f"{scaled:.3g} {unit}" if scaled < 1000 else f"{scaled:,.0f} {unit}"
+    rounded = float(f"{number:.3g}")
+    for unit, scale, least in (("T", 1e12, 1e12), ("B", 1e9, 1e9), ("M", 1e6, 1e6), ("k", 1e3, 1e4)):
+        if abs(rounded) >= least:
+            return f"{rounded / scale:.3g} {unit}" if abs(rounded) < 1000 * scale else f"{rounded / scale:,.0f} {unit}"
     return f"{number:,.0f}"

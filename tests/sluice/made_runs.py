@@ -198,7 +198,7 @@ def _decide(
                 columns[name] = columns["document_id"]
         files.append(write_table(str(folder), f"decisions/{shard:05d}.parquet", _table(schema, columns)))
     total = documents * shards
-    reasons = {reason: 0 for reason in drops.values()}
+    reasons = dict.fromkeys(drops.values(), 0)
     for digit, reason in drops.items():
         reasons[reason] += shards * len(range(digit, documents, 10))
     dropped = sum(reasons.values())
