@@ -107,6 +107,15 @@ def _ticks(axis: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if abs(value) < 10_000 else short(value)))
 
 
+def _logarithmic_ticks(axis: Any) -> None:
+    """1, 2, 5, 10 ...: the plain labels, since formulas are switched off."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
 def _rows(axes: Any, names: Sequence[str]) -> np.ndarray:
     """Set up names down the left side, the first on top; returns their places."""
     places = np.arange(len(names))
@@ -237,6 +246,7 @@ def curves(
             axes.plot(x, y, color=colour, linewidth=1.7, linestyle=dashes, label=name, marker=marker, markersize=3.5)
         if logarithmic:
             axes.set_yscale("log")
+            _logarithmic_ticks(axes.yaxis)
         else:
             _ticks(axes.yaxis)
         _ticks(axes.xaxis)

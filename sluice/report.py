@@ -33,6 +33,7 @@ NAMES_SHOWN = 14  # bars of a plot; the rest are summed up
 ROWS_SHOWN = 60  # rows of a table
 METRICS_BYTES = 32 << 20  # of metrics.jsonl that are parsed; of a longer file every n-th line
 CURVE_POINTS, CELL_POINTS, CELLS_SHOWN = 500, 60, 8
+LEAST_CELL = 0.01  # share of the tokens below which a cell's curve is nothing but noise
 
 _OUTCOMES = {  # value of the column `outcome` -> name and series; in the order of the road
     "filter": ("filtered", 2),
@@ -164,7 +165,7 @@ def format_cell(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+        return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.3f}" if abs(value) >= 0.01 else f"{value:.3g}"
     return printable(str(value), 240)
 
 
@@ -527,7 +528,8 @@ def _mixture(run: _Run) -> Section | None:
             blocks.append(Plot(f"{name}: length of documents (tokens, at least)", svg))
     head = ["stage", "documents", "planned tokens", "asked for", "missing", "sequence", "sequences", "filled", "cut"]
     note = "Filled: share of the positions that are not padding. Cut: documents that lie in more than one sequence. "
-    note += "Missing tokens come from another epoch. A cell is language group / domain / educational bin."
+    note += "Missing tokens come from another epoch. A cell is language group / domain / educational bin; "
+    note += "an asterisk joins those that were too small to stand alone."
     return Section("mixture", "Mixture and packing", [Table("", head, rows, "lrrrrrrrr", note), *blocks])
 
 
@@ -644,14 +646,16 @@ def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cell_curves(steps: list[dict[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Loss of the eight largest cells, summed over parts of the training with about equal numbers of steps."""
+    """Loss of the largest cells, summed over parts of the training with about equal numbers of steps."""
     parts = np.array_split(np.arange(len(steps)), min(CELL_POINTS, max(1, len(steps) // 4)))
     sums: dict[str, np.ndarray] = {}
     for number, part in enumerate(parts):
         for index in part:
             for cell, (nll, labels) in (steps[index].get("cells") or {}).items():
                 sums.setdefault(cell, np.zeros((2, len(parts))))[:, number] += (nll, labels)
-    largest = sorted(sums, key=lambda cell: (-sums[cell][1].sum(), cell))[:CELLS_SHOWN]
+    enough = LEAST_CELL * sum(labels.sum() for _, labels in sums.values())
+    ordered = sorted(sums, key=lambda cell: (-sums[cell][1].sum(), cell))
+    largest = [cell for cell in ordered[:CELLS_SHOWN] if sums[cell][1].sum() >= enough]
     x = np.array([steps[part[-1]]["tokens"] for part in parts], float)
     curves = {}
     for cell in largest:
@@ -679,7 +683,8 @@ def _evaluation(run: _Run) -> Section | None:
         blocks.append(Plot(f"Bits per byte by {kind}", plots.bars(values, "bits per byte", alt, series=6), note))
     rows = [
         [
-            row["kind"] if row["kind"] == "total" else f"{row['kind']}: {_name_of(row['kind'], row['name'])}",
+            row["kind"],
+            _name_of(row["kind"], row["name"]),
             row["bytes"],
             row["tokens"],
             row["bits_per_byte"],
@@ -687,8 +692,8 @@ def _evaluation(run: _Run) -> Section | None:
         ]
         for row in scores
     ]
-    head = ["", "bytes", "tokens", "bits per byte", "unigram model"]
-    blocks.append(Table("Validation", head, rows[:130], "lrrrr"))
+    head = ["", "", "bytes", "tokens", "bits per byte", "unigram model"]
+    blocks.append(Table("Validation", head, rows[:130], "llrrrr"))
     return Section("evaluation", "Evaluation", blocks, "On the validation split; lower is better.")
 
 

@@ -44,7 +44,7 @@ _BYTES_PER_SECOND = {
     "pack": 100e6,
 }
 # Floating-point operations per second of a training, as delivered and not as advertised.
-_FLOPS = {"cpu": 5e10, "cuda": 1e14}
+_FLOPS = {"cpu": 3e10, "cuda": 1e14}
 _FIXED_SECONDS = 2.0  # of any stage, for its pipeline to start
 
 

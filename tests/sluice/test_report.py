@@ -139,7 +139,7 @@ def test_bytes_go_over_tokens_without_the_end_of_document(page):
     at = page.rows.index(["language", "documents", "bytes", "tokens", "bytes per token"])
     rows = {row[0]: row[1:] for row in page.rows[at + 1 : at + 5]}
     assert set(rows) == {"English", "German", "Chinese (Simplified)", "another language"}
-    assert all(row[3] == "4" for row in rows.values())  # as many bytes as the made tokens were given
+    assert all(row[3] == "4.000" for row in rows.values())  # as many bytes as the made tokens were given
     assert sum(int(row[0]) for row in rows.values()) == 72
 
 
@@ -227,6 +227,13 @@ def test_curves_that_have_one_point_or_none():
     one = {"a": (np.array([1.0]), np.array([2.0]))}
     assert "<svg" in plots.curves(one, "tokens", "loss", "one point", logarithmic=True)
     assert "<svg" in plots.bars({}, "documents", "nothing at all")
+
+
+def test_labels_of_a_logarithmic_axis_are_plain_numbers():
+    x = np.arange(1.0, 50.0)
+    svg = plots.curves({"norm": (x, x)}, "tokens", "norm", "a norm", logarithmic=True)
+    texts = ["".join(element.itertext()) for element in ET.fromstring(svg).iter("text")]
+    assert {"1", "2", "5", "10", "20"} <= set(texts) and "$" not in "".join(texts)
 
 
 def test_broken_versions_and_samples_do_not_stop_a_report(run, tmp_path):
