@@ -10,18 +10,8 @@ from pathlib import PurePosixPath
 
 import pyarrow as pa
 
-_EXTENSIONS = """
-    ada adb ads asm awk bash bat bzl c cc cjs clj cljs cmake cpp cs css cu cuh cxx d dart el elm erl ex exs f f90 f95
-    fish fs fsx go gradle groovy h hh hpp hrl hs hxx inc ino java jl js jsx kt kts less lisp lua m4 mjs mk ml mli mm
-    nim nix pas php pl pm proto ps1 py pyi pyx r rb rkt rs sass scala scm scss sh sol sql sv svelte swift tcl tf ts
-    tsx v vb vhd vhdl vim vue wat xsl zig zsh
-"""
-EXTENSIONS = frozenset(_EXTENSIONS.split())
-"""File name extensions of source code. Markup and data (html, md, tex, json, xml, yaml) are not code."""
+from schemas.code import DATA, code_language
 
-FILE_NAMES = frozenset(
-    ("makefile", "dockerfile", "cmakelists.txt", "rakefile", "gemfile", "jenkinsfile", "build.bazel")
-)
 PROSE_EXTENSIONS = frozenset(("txt", "md", "rst", "html", "htm", "pdf", "tex", "docx", "epub"))
 
 _LINES = 100  # lines of a text that are looked at
@@ -41,7 +31,8 @@ _CODE_LINE = re.compile(
 
 
 _PATH_KEYS = ("path", "file_path", "filename")  # of the metadata, where a table holds many files
-_LANGUAGE_KEY = "programming_language"
+_LANGUAGE_KEYS = ("code", "programming_language")
+_PROSE_KINDS = ("docstrings", "html", "pdf")  # what extraction says of a text, whatever its file is called
 
 
 def code_rows(batch: pa.RecordBatch) -> list[bool]:
@@ -51,18 +42,21 @@ def code_rows(batch: pa.RecordBatch) -> list[bool]:
 
 
 def _is_code_row(path: str, metadata: dict[str, str], text: pa.Scalar) -> bool:
-    if metadata.get(_LANGUAGE_KEY):
-        return True
+    if metadata.get("kind") in _PROSE_KINDS:
+        return False
+    language = next((metadata[key] for key in _LANGUAGE_KEYS if metadata.get(key)), None)
+    if language is not None:
+        return language not in DATA
     path = next((metadata[key] for key in _PATH_KEYS if metadata.get(key)), path)
     return is_code(path, text.as_py())
 
 
 def is_code(path: str, text: str) -> bool:
     """Whether a document is source code, by its path and, where that tells nothing, by its first 100 lines."""
-    name = PurePosixPath(path.lower())
-    extension = name.suffix[1:]
-    if extension in EXTENSIONS or name.name in FILE_NAMES:
-        return True
+    extension = PurePosixPath(path.lower()).suffix[1:]
+    language = code_language(path)
+    if language is not None:
+        return language not in DATA
     if extension in PROSE_EXTENSIONS:
         return False
     return looks_like_code(text)

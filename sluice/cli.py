@@ -288,10 +288,12 @@ def show(
 def recipe_check(recipe: RecipeFile, settings: Settings = None) -> None:
     """Say whether a recipe is valid, without running anything."""
     from schemas.recipe import load_recipe
-    from sluice.road import benchmark_files, stages_of
+    from sluice.road import stages_of
 
     loaded = load_recipe(recipe, tuple(settings or ()))
-    benchmark_files(loaded)
+    for stage in stages_of(loaded):
+        stage.config(loaded)
+        stage.outside(loaded)
     typer.echo(f"{recipe}: valid; {len(stages_of(loaded))} stages, {len(loaded.sources)} sources")
 
 

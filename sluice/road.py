@@ -66,18 +66,10 @@ def _dedup(recipe: Recipe) -> dict[str, Any]:
 
 
 def _benchmark_files(recipe: Recipe) -> dict[str, str]:
-    return {f"benchmark:{path.rsplit('/', 1)[-1]}": paths.content_key(path) for path in benchmark_files(recipe)}
+    from pipelines.decontaminate.benchmarks import find_benchmarks
 
-
-def benchmark_files(recipe: Recipe) -> list[str]:
-    """The benchmark files of a recipe, globs resolved, sorted; ConfigError if one names nothing."""
-    found: list[str] = []
-    for path in recipe.decontaminate.benchmarks:
-        matches = paths.glob(path)
-        if not matches:
-            raise ConfigError(f"decontaminate.benchmarks: {path}: there is no such file")
-        found += matches
-    return sorted(set(found))
+    found = find_benchmarks(recipe.decontaminate.benchmarks)
+    return {f"benchmark:{name}": paths.content_key(path) for name, path in found.items()}
 
 
 def _tokenizer_files(recipe: Recipe) -> dict[str, str]:

@@ -179,6 +179,7 @@ class _Run:
         self.metrics.sync()
         state = {
             "key": self.key,
+            "model": asdict(self.model.config),
             "step": self.step,
             "stage": span.stage.name,
             "tokens": tokens_at(self.plan, self.step),
