@@ -48,3 +48,11 @@ SEGMENT = pa.struct(
 )
 
 PACK = pa.schema([pa.field("segments", pa.list_(pa.field("item", SEGMENT, nullable=False)), nullable=False)])
+
+
+QWEN_TOKENS, QWEN_ROWS = 151_669, 151_936
+
+
+def embedding_rows(tokens: int) -> int:
+    """Rows of the embedding for a vocabulary: the published number for Qwen's own size, else a multiple of 128."""
+    return QWEN_ROWS if tokens == QWEN_TOKENS else -(-tokens // 128) * 128

@@ -20,7 +20,7 @@ from schemas.errors import DataError
 from schemas.job import Job, Output
 from schemas.labels import check_sidecar
 from schemas.tables import read_batches, read_table, table_writer
-from schemas.tokens import TOKENS
+from schemas.tokens import TOKENS, embedding_rows
 from tokenizer.qwen import Tokenizer
 
 SIDECARS = {
@@ -30,7 +30,6 @@ SIDECARS = {
     "split": ("split", "split"),
 }
 COUNTS = ("documents", TRAIN, VALIDATION, DROPPED, f"{TRAIN}_tokens", f"{VALIDATION}_tokens")
-VOCABULARY_MULTIPLE = 128  # rows of the embedding: 151,669 tokens take 151,936
 _LANGUAGE = "language/"  # in the sums of the shards: training tokens of a language
 
 
@@ -98,7 +97,7 @@ def run(job: Job) -> Output:
     size = tokenizer.vocabulary_size
     extra = {
         "vocabulary_size": size,
-        "padded_vocabulary_size": -(-size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE,
+        "padded_vocabulary_size": embedding_rows(size),
         "end_of_document": tokenizer.end_of_document,
         "tokens": {split: done.counts.get(f"{split}_tokens", 0) for split in (TRAIN, VALIDATION)},
         "languages": {name.removeprefix(_LANGUAGE): tokens for name, tokens in done.extra.items()},

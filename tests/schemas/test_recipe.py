@@ -114,8 +114,12 @@ def test_bad_overrides_are_configuration_errors(recipe, setting):
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from([*Recipe.model_fields, "rules", "path", "stages", "x"]), inner, max_size=4),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from([*Recipe.model_fields, "rules", "path", "stages", "x"]), inner, max_size=4
+            )
+        ),
         max_leaves=12,
     )
 )

@@ -46,7 +46,8 @@ def test_rates_are_continuous_bounded_and_end_exactly(settings: Pretrain) -> Non
     for span, stage in zip(plan, settings.stages):
         rate = stage.learning_rate
         top = learning_rate(plan, span.begin + span.steps * rate.warmup)
-        assert top == pytest.approx(span.peak)
+        # 1-sqrt falls infinitely fast at first, so a rounded step count shows
+        assert top == pytest.approx(span.peak, rel=1e-6, abs=1e-6)
         assert learning_rate(plan, span.end) == (span.peak if rate.shape == "constant" else rate.end)
         values = [learning_rate(plan, span.begin + span.steps * share / 64) for share in range(65)]
         highest = max(span.start, span.peak, span.final)
