@@ -8,6 +8,7 @@ import yaml
 
 from schemas import paths
 from schemas.errors import ConfigError
+from schemas.manifest import read_manifest
 from schemas.recipe import Columns, Recipe, apply_overrides, check_recipe, load_recipe
 from sluice import road
 from sluice.console import console
@@ -61,14 +62,24 @@ def run_stage(
         folder = _folder(output)
         before = [stage.name for stage in road.ROAD][: [stage.name for stage in road.ROAD].index(name)]
         found = find_given(source) if not any(character in source for character in "*?[") else {}
-        given = {stage: _folder(path) for stage, path in found.items() if stage in before}
+        if found and folder == _folder(source):
+            raise ConfigError(f"--output {output}: is the input; use `sluice run` to go on in the same folder")
         recipe = _recipe_for(source, folder, recipe_file, settings, columns, bool(found))
+        given = {stage: _folder(path) for stage, path in found.items() if stage in before}
         if found and not given and name != "extract":
             raise ConfigError(f"{source}: holds {', '.join(found)}, and '{name}' reads none of these")
-        if folder == _folder(source) and found:
-            raise ConfigError(f"--output {output}: is the input; use `sluice run` to go on in the same folder")
-        run(recipe, folder, road.closure(name, frozenset(given)), given=given, beam_options=beam_options)
+        stages = _stages_for(name, recipe, given)
+        run(recipe, folder, stages, given=given, beam_options=beam_options)
     console.print(f"written to  {paths.join(folder, name)}")
+
+
+def _stages_for(name: str, recipe: Recipe, given: dict[str, str]) -> tuple[road.Stage, ...]:
+    """What has to run for a stage; what is given but was made with other settings is made anew."""
+    manifests = {stage: manifest for stage, path in given.items() if (manifest := read_manifest(path))}
+    outdated = sorted(set(manifests) - road.still_valid(recipe, manifests))
+    for stage in outdated:
+        console.print(f"  {given.pop(stage)}: was made with other settings; '{stage}' is made anew")
+    return road.closure([name, *outdated], given)
 
 
 def _recipe_for(

@@ -4,13 +4,14 @@ A stage's key is made of its name and version, its part of the recipe and the ma
 version when the code of a stage changes what it writes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from schemas import paths
 from schemas.errors import ConfigError
-from schemas.hashing import digest
+from schemas.hashing import canonical_json, digest
+from schemas.manifest import Manifest
 from schemas.recipe import Pretrain, Recipe
 
 
@@ -211,18 +212,33 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     return tuple(stage for stage in ROAD if recipe.pretrain is not None or stage.name not in TRAINING)
 
 
-def closure(name: str, given: frozenset[str] = frozenset()) -> tuple[Stage, ...]:
-    """A stage and everything it needs that is not given, in order."""
+def closure(names: Iterable[str], given: Collection[str] = ()) -> tuple[Stage, ...]:
+    """Some stages and everything they need that is not given, in order."""
     wanted: set[str] = set()
-
-    def add(stage: str) -> None:
-        if stage not in given and stage not in wanted:
-            wanted.add(stage)
-            for need in STAGES[stage].needs:
-                add(need)
-
-    wanted_last = STAGES[name]
-    wanted.add(name)
-    for need in wanted_last.needs:
-        add(need)
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        wanted.add(name)
+        waiting += [need for need in STAGES[name].needs if need not in given and need not in wanted]
     return tuple(stage for stage in ROAD if stage.name in wanted)
+
+
+def still_valid(recipe: Recipe, manifests: dict[str, Manifest]) -> set[str]:
+    """Of finished datasets those that the recipe would make again as they are.
+
+    Documents are taken as they are, wherever they came from; any other dataset is out of date when its part of the
+    recipe or its version differs, or when something that it was made from is out of date.
+    """
+    valid: set[str] = set()
+    for stage in ROAD:
+        manifest = manifests.get(stage.name)
+        if manifest is None:
+            continue
+        same = stage.name == "extract" or (
+            manifest.version == stage.version
+            and canonical_json(manifest.config) == canonical_json(stage.config(recipe))
+            and all(name in valid for name in manifest.inputs if name in STAGES and name in manifests)
+        )
+        if same:
+            valid.add(stage.name)
+    return valid

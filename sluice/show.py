@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from schemas.errors import ConfigError, DataError
 from schemas.hashing import canonical_json
 from schemas.manifest import Manifest, read_manifest
 from schemas.recipe import Pretrain, Recipe, check_recipe
+from schemas.tokens import embedding_rows
 from sluice.console import clock, console, size
 from sluice.road import ROAD, STAGES, Stage, pretrain_section, stages_of
 from sluice.run import KEY_FILE, RECIPE_FILE, UNFINISHED, describe, inspect, read_executions
@@ -519,7 +519,7 @@ def training_work(pretrain: Pretrain, vocabulary: int) -> float:
 def _config(pretrain: Pretrain, vocabulary: int) -> Any:
     from trainer.model.sizes import SIZES, ModelConfig
 
-    rows = 128 * math.ceil(vocabulary / 128)
+    rows = embedding_rows(vocabulary)
     if isinstance(pretrain.model, str):
         return replace(SIZES[pretrain.model], vocabulary_size=rows)
     return ModelConfig(vocabulary_size=rows, **pretrain.model.model_dump())
