@@ -39,7 +39,8 @@ format: setup ## Rewrite the sources in the house's format
 	$(BIN)/ruff format .
 
 bench: setup ## All benchmarks, one after the other
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in benchmarks/*.py; do name=$$(basename $$file .py); echo "== $$name"; \
+	  case $$name in _*) ;; *) $(BIN)/python -m benchmarks.$$name || exit 1;; esac; done
 
 lock: ## Resolve the newest allowed versions anew and write constraints.txt
 	rm -rf build/lock-venv
