@@ -305,6 +305,22 @@ class ModelFields(Section):
         return self
 
 
+HOW_IT_RUNS = frozenset(
+    {
+        "micro_batch_tokens",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "validate_every",
+        "validation_tokens",
+        "activation_checkpointing",
+        "compile",
+        "device",
+        "threads",
+    }
+)
+"""Keys of `pretrain` that say how a training is run and watched, not what is trained: they may change in mid-run."""
+
+
 class Pretrain(Section):
     """The model and its stages of training."""
 

@@ -12,7 +12,7 @@ from schemas import paths
 from schemas.errors import ConfigError
 from schemas.hashing import canonical_json, digest
 from schemas.manifest import Manifest
-from schemas.recipe import Pretrain, Recipe
+from schemas.recipe import HOW_IT_RUNS, Pretrain, Recipe
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _pack(recipe: Recipe) -> dict[str, Any]:
 
 
 def _pretrain(recipe: Recipe) -> dict[str, Any]:
-    value = pretrain_section(recipe).model_dump(mode="json", exclude={"stages"})
+    value = pretrain_section(recipe).model_dump(mode="json", exclude={"stages", *HOW_IT_RUNS})
     stages = [stage.model_dump(exclude={"mixture", "packing"}) for stage in pretrain_section(recipe).stages]
     return {**value, "stages": stages, "seed": recipe.seed}
 

@@ -13,7 +13,7 @@ from schemas.errors import ConfigError, DataError
 from schemas.hashing import digest
 from schemas.job import Job, Output
 from schemas.manifest import FileEntry
-from schemas.recipe import Pretrain, TrainingStage
+from schemas.recipe import HOW_IT_RUNS, Pretrain, TrainingStage
 from schemas.tables import write_table
 from tokenizer.qwen import Tokenizer
 from trainer import checkpoint, hf
@@ -32,18 +32,7 @@ MODEL, SAMPLES = "model", "samples.json"
 SAMPLE_TOKENS, SAMPLE_TEMPERATURE = 64, 0.8
 
 # No part of a training's key: how it is run and watched, and what its packs already say.
-_NOT_IN_KEY: dict[str, Any] = {
-    "checkpoint_every": True,
-    "keep_checkpoints": True,
-    "validate_every": True,
-    "validation_tokens": True,
-    "micro_batch_tokens": True,
-    "activation_checkpointing": True,
-    "compile": True,
-    "device": True,
-    "threads": True,
-    "stages": {"__all__": {"mixture", "packing"}},
-}
+_NOT_IN_KEY: dict[str, Any] = dict.fromkeys(HOW_IT_RUNS, True) | {"stages": {"__all__": {"mixture", "packing"}}}
 
 
 def pretrain(job: Job) -> Output:

@@ -1,0 +1,164 @@
+"""Extraction on Beam: bad files become rejects, ids stay unique, and nothing depends on the grouping."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipelines.extract.listing import list_source
+from pipelines.extract.stage import plan_tasks, run
+from schemas.documents import DOCUMENTS, REJECTS
+from schemas.errors import ConfigError
+from schemas.hashing import document_id, text_hash
+from schemas.job import Job
+from schemas.recipe import Source, check_recipe
+from schemas.tables import read_table
+from tests.pipelines.conftest import Silence
+
+PROSE = "A lighthouse keeper counts ships, and writes their names into a book every evening before the lamp is lit."
+
+
+def make_recipe(sections):
+    return check_recipe({"name": "test", **sections}, Path("/"))
+
+
+def extract(folder, output, beam_options=(), **source):
+    recipe = make_recipe({"sources": [{"name": "in", "path": str(folder), **source}], "extract": {"shard_bytes": 400}})
+    return recipe, run(Job(recipe, {}, str(output), Silence(), tuple(beam_options)))
+
+
+def rows(output, kind):
+    return [row for path in sorted((output / kind).glob("*.parquet")) for row in read_table(str(path)).to_pylist()]
+
+
+def write_jsonl(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_bad_files_become_rejects_and_nothing_else_is_lost(tmp_path):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "good.txt").write_text(PROSE)
+    (docs / "empty.pdf").write_bytes(b"")
+    (docs / "truncated.pdf").write_bytes(b"%PDF-1.7\n1 0 obj\n<<")
+    (docs / "latin.txt").write_bytes("Käse".encode("latin-1"))
+    (docs / "page.pdf").write_text(f"<!doctype html><html><body><p>{PROSE}</p></body></html>")
+    (docs / "cut.jsonl.gz").write_bytes(gzip.compress(json.dumps({"text": PROSE}).encode() + b"\n" * 9999)[:-9])
+    (docs / "empty.parquet").write_bytes(b"")
+    write_jsonl(docs / "lines.jsonl", [{"text": PROSE}, {"body": "no text"}, {"text": PROSE + " Again."}])
+    (docs / "link").symlink_to(tmp_path / "nothing")
+    _, output = extract(docs, tmp_path / "out")
+    documents, rejects = rows(tmp_path / "out", "documents"), rows(tmp_path / "out", "rejects")
+    assert {(row["path"], row["locator"]) for row in documents} >= {
+        ("good.txt", ""),
+        ("page.pdf", ""),
+        ("lines.jsonl", "line=1"),
+        ("lines.jsonl", "line=3"),
+    }
+    errors = {(row["path"], row["error"]) for row in rejects}
+    assert errors >= {
+        ("empty.pdf", "empty_file"),
+        ("truncated.pdf", "broken_pdf"),
+        ("latin.txt", "invalid_utf8"),
+        ("cut.jsonl.gz", "broken_compression"),
+        ("empty.parquet", "empty_file"),
+        ("lines.jsonl", "no_text_column"),
+    }
+    for row in documents:
+        assert row["document_id"] == document_id("in", row["path"], row["locator"])
+        assert row["text_hash"] == text_hash(row["text"])
+    assert output.counts["documents"] == len(documents) and output.counts["rejects"] == len(rejects)
+    assert sum(output.reasons.values()) == len(rejects)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_of_repeated_ids_the_first_stays_and_the_others_are_rejects(tmp_path, workers):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    write_jsonl(docs / "a.jsonl", [{"id": i, "text": f"{PROSE} {i}"} for i in (1, 2, 2, 3)])
+    write_jsonl(docs / "b.jsonl", [{"id": i, "text": f"{PROSE} b{i}"} for i in (3, 4)])
+    write_jsonl(docs / "c.jsonl", [{"text": PROSE}, {"text": PROSE}])  # no id: never repeated
+    options = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"] if workers == 2 else []
+    _, output = extract(docs, tmp_path / "out", options)
+    kept = [(row["path"], row["locator"], row["id"]) for row in rows(tmp_path / "out", "documents")]
+    assert kept == [
+        ("a.jsonl", "line=1", "1"),
+        ("a.jsonl", "line=2", "2"),
+        ("a.jsonl", "line=4", "3"),
+        ("b.jsonl", "line=2", "4"),
+        ("c.jsonl", "line=1", None),
+        ("c.jsonl", "line=2", None),
+    ]
+    refused = [(row["path"], row["locator"], row["id"], row["error"]) for row in rows(tmp_path / "out", "rejects")]
+    assert refused == [("a.jsonl", "line=3", "2", "duplicate_id"), ("b.jsonl", "line=1", "3", "duplicate_id")]
+    assert output.counts == {"files": 3, "documents": 6, "rejects": 2}
+    assert output.reasons == {"duplicate_id": 2}
+    for entry in output.files:
+        assert read_table(str(tmp_path / "out" / entry.path)).num_rows == entry.rows
+
+
+def test_columns_have_names_of_their_own(tmp_path):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    pq.write_table(
+        pa.table(
+            {"body": [PROSE], "key": [7], "at": ["https://a.example/x"], "when": ["2024-05-01"], "terms": ["CC0"]}
+        ),
+        docs / "t.parquet",
+    )
+    columns = {"text": "body", "id": "key", "url": "at", "date": "when", "licence": "terms"}
+    extract(docs, tmp_path / "out", columns=columns, licence="MIT")
+    (row,) = rows(tmp_path / "out", "documents")
+    assert (row["id"], row["url"], row["date"], row["licence"]) == ("7", "https://a.example/x", "2024-05-01", "CC0")
+    assert read_table(str(tmp_path / "out/documents/00000.parquet")).schema.equals(DOCUMENTS)
+    assert read_table(str(tmp_path / "out/rejects/00000.parquet")).schema.equals(REJECTS)
+
+
+@given(st.lists(st.integers(1, 900), min_size=1, max_size=30), st.integers(1, 1000))
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_tasks_hold_every_file_once_in_order_and_are_bounded(tmp_path_factory, sizes, bound):
+    folder = tmp_path_factory.mktemp("docs")
+    for number, size in enumerate(sizes):
+        (folder / f"{number:03}.txt").write_text("x" * size)
+    recipe = make_recipe({"sources": [{"name": "in", "path": str(folder)}], "extract": {"shard_bytes": bound}})
+    tasks = plan_tasks(recipe, "out")
+    assert [file.path for task in tasks for file in task.files] == [f"{n:03}.txt" for n in range(len(sizes))]
+    for task in tasks:
+        assert len(task.files) == 1 or sum(file.size for file in task.files) <= bound
+
+
+def test_places_that_hold_nothing_are_configuration_errors(tmp_path):
+    (tmp_path / ".hidden").write_text("x")
+    for path in (tmp_path, tmp_path / "none", f"{tmp_path}/*.txt", f"{tmp_path}/no/*/way"):
+        with pytest.raises(ConfigError):
+            list_source(Source(name="in", path=str(path)), seed=0)
+
+
+def test_globs_and_single_files_name_documents_from_their_root(tmp_path):
+    for name in ("a/x.txt", "a/y.md", "b/x.txt", "b/c/x.txt"):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+
+    def listed(path):
+        return [file.path for file in list_source(Source(name="in", path=str(path)), seed=0)]
+
+    assert listed(tmp_path) == ["a/x.txt", "a/y.md", "b/c/x.txt", "b/x.txt"]
+    assert listed(f"{tmp_path}/**/*.txt") == ["a/x.txt", "b/c/x.txt", "b/x.txt"]
+    assert listed(f"{tmp_path}/[!b]/*") == ["a/x.txt", "a/y.md"]
+    assert listed(tmp_path / "b/c/x.txt") == ["x.txt"]
+
+
+def test_a_source_may_lie_behind_a_url(tmp_path):
+    import fsspec
+
+    fs = fsspec.filesystem("memory")
+    fs.pipe("/bucket/docs/a.txt", PROSE.encode())
+    fs.pipe("/bucket/docs/deep/b.jsonl", json.dumps({"text": PROSE + " b"}).encode())
+    extract("memory://bucket/docs", tmp_path / "out")
+    assert [row["path"] for row in rows(Path(tmp_path / "out"), "documents")] == ["a.txt", "deep/b.jsonl"]
