@@ -40,6 +40,7 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": _INK,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
+    "xtick.major.pad": 6,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -55,12 +56,12 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def _axes(
-    width: float, height: float, found: list[Markup], alt: str, left: float = 0.72, legend: int = 0
+    width: float, height: float, found: list[Markup], alt: str, left: float = 0.72, legend: bool = False
 ) -> Iterator[Any]:
     """Axes to draw on; their SVG is appended to `found` when the block ends.
 
-    The margins are given and not sought, which would mean drawing everything twice: `left` is in inches, and `legend`
-    is the number of columns of a legend above the axes.
+    The margins are given and not sought, which would mean drawing everything twice: `left` is in inches. A `legend`
+    of several names goes above the axes.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -70,16 +71,24 @@ def _axes(
         figure = Figure(figsize=(width, height))
         axes = figure.add_axes((left / width, 0.55 / height, 1 - (left + 0.15) / width, 1 - 0.65 / height))
         yield axes
-        names = axes.get_legend_handles_labels()[1]
+        handles, names = axes.get_legend_handles_labels()
         if legend and len(names) > 1:
-            lines = -(-len(names) // legend)
+            columns = _legend_columns(names, width)
+            lines = -(-len(names) // columns)
             above = 0.12 + 0.2 * lines  # inches; the figure grows by them, so the axes keep their size
             figure.set_size_inches(width, height + above)
             box = axes.get_position()
             scale = height / (height + above)
             axes.set_position((box.x0, box.y0 * scale, box.width, box.height * scale))
             figure.legend(
-                loc="upper left", bbox_to_anchor=(0, 1), ncols=legend, columnspacing=1.4, handlelength=1.3, borderpad=0
+                _by_row(handles, columns),
+                _by_row(names, columns),
+                loc="upper left",
+                bbox_to_anchor=(0, 1),
+                ncols=columns,
+                columnspacing=1.4,
+                handlelength=1.3,
+                borderpad=0,
             )
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -100,6 +109,20 @@ def _inline(svg: str, alt: str) -> Markup:
     return Markup(re.sub(r"\n\s*", "\n", body))
 
 
+def _legend_columns(names: Sequence[str], width: float) -> int:
+    """The most columns of a legend that `width` inches have room for."""
+    for columns in range(len(names), 1, -1):
+        longest = (max(cell_len(name) for name in names[column::columns]) for column in range(columns))
+        if sum(0.44 + 0.068 * length for length in longest) <= width:
+            return columns
+    return 1
+
+
+def _by_row(items: Sequence[Any], columns: int) -> list[Any]:
+    """matplotlib fills a legend column by column; in this order it reads row by row."""
+    return [item for column in range(columns) for item in items[column::columns]]
+
+
 def _ticks(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -116,11 +139,14 @@ def _logarithmic_ticks(axis: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _rows(axes: Any, names: Sequence[str]) -> np.ndarray:
-    """Set up names down the left side, the first on top; returns their places."""
+def _rows(axes: Any, names: Sequence[str], room: int) -> np.ndarray:
+    """Set up names down the left side, the first on top; returns their places.
+
+    With room for many more rows the few do not grow without limit.
+    """
     places = np.arange(len(names))
     axes.set_yticks(places, names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_ylim(max(len(names), room / 1.5) - 0.4, -0.6)
     axes.grid(False, axis="y")
     axes.spines["left"].set_visible(False)
     return places
@@ -131,11 +157,11 @@ def _names_width(names: Iterable[str]) -> float:
     return 0.2 + 0.072 * max((cell_len(name) for name in names), default=0)
 
 
-def bars(values: Mapping[str, float], label: str, alt: str, series: int = 1) -> Markup:
-    """One horizontal bar a name, with its number at the end."""
+def bars(values: Mapping[str, float], label: str, alt: str, series: int = 1, room: int = 0) -> Markup:
+    """One horizontal bar a name, with its number at the end; at least as high as a plot of `room` names."""
     found: list[Markup] = []
-    with _axes(NARROW, 0.65 + 0.27 * len(values), found, alt, _names_width(values)) as axes:
-        places = _rows(axes, list(values))
+    with _axes(NARROW, 0.65 + 0.27 * max(len(values), room), found, alt, _names_width(values)) as axes:
+        places = _rows(axes, list(values), room)
         sizes = list(values.values())
         axes.barh(places, sizes, height=0.68, color=_COLOURS[series - 1])
         for place, value in zip(places, sizes):
@@ -150,8 +176,8 @@ def bars(values: Mapping[str, float], label: str, alt: str, series: int = 1) -> 
 def stacked_shares(rows: Mapping[str, Mapping[str, int]], colours: Mapping[str, int], label: str, alt: str) -> Markup:
     """One bar a name that is divided among outcomes, in percent. `colours` maps the outcomes to series, in order."""
     found: list[Markup] = []
-    with _axes(NARROW, 0.65 + 0.27 * len(rows), found, alt, _names_width(rows), legend=4) as axes:
-        places = _rows(axes, list(rows))
+    with _axes(NARROW, 0.65 + 0.27 * len(rows), found, alt, _names_width(rows), legend=True) as axes:
+        places = _rows(axes, list(rows), 0)
         totals = np.array([max(1, sum(row.values())) for row in rows.values()])
         begin = np.zeros(len(rows))
         for outcome, series in colours.items():
@@ -164,11 +190,13 @@ def stacked_shares(rows: Mapping[str, Mapping[str, int]], colours: Mapping[str, 
     return found[0]
 
 
-def before_after(rows: Mapping[str, tuple[float, float]], names: tuple[str, str], label: str, alt: str) -> Markup:
-    """Two bars a name, such as the shares of a cell before and after mixing."""
+def before_after(
+    rows: Mapping[str, tuple[float, float]], names: tuple[str, str], label: str, alt: str, room: int = 0
+) -> Markup:
+    """Two bars a name, such as the shares of a cell before and after mixing; `room` is that of `bars`."""
     found: list[Markup] = []
-    with _axes(NARROW, 0.65 + 0.36 * len(rows), found, alt, _names_width(rows), legend=2) as axes:
-        places = _rows(axes, list(rows))
+    with _axes(NARROW, 0.65 + 0.36 * max(len(rows), room), found, alt, _names_width(rows), legend=True) as axes:
+        places = _rows(axes, list(rows), room)
         for number, (name, series) in enumerate(zip(names, (8, 1))):
             sizes = [pair[number] for pair in rows.values()]
             axes.barh(places + 0.38 * number - 0.19, sizes, height=0.35, color=_COLOURS[series - 1], label=name)
@@ -180,7 +208,7 @@ def before_after(rows: Mapping[str, tuple[float, float]], names: tuple[str, str]
 def histogram(edges: np.ndarray, counts: Mapping[str, np.ndarray], label: str, unit: str, alt: str) -> Markup:
     """Stacked histograms over common edges; at most two names."""
     found: list[Markup] = []
-    with _axes(NARROW, 2.3, found, alt, legend=2) as axes:
+    with _axes(NARROW, 2.3, found, alt, legend=True) as axes:
         below = np.zeros(len(edges) - 1)
         for (name, height), series in zip(counts.items(), (1, 5)):
             top = below + height
@@ -198,7 +226,7 @@ def histogram(edges: np.ndarray, counts: Mapping[str, np.ndarray], label: str, u
 def columns(values: Mapping[str, Mapping[str, float]], label: str, unit: str, alt: str) -> Markup:
     """Stacked columns over names in their order, such as documents by length; at most two rows of values."""
     found: list[Markup] = []
-    with _axes(NARROW, 2.3, found, alt, legend=2) as axes:
+    with _axes(NARROW, 2.3, found, alt, legend=True) as axes:
         names = list(next(iter(values.values()), {}))
         places, below = np.arange(len(names)), np.zeros(len(names))
         for (name, heights), series in zip(values.items(), (1, 6)):
@@ -234,7 +262,7 @@ def curves(
         boundaries: places on the x-axis where one stage of training ends and the next begins.
     """
     found: list[Markup] = []
-    with _axes(width, 2.7, found, alt, left=0.85, legend=2 if width == NARROW else 5) as axes:
+    with _axes(width, 2.7, found, alt, left=0.85, legend=True) as axes:
         for place in boundaries:
             axes.axvline(place, color=_INK, linewidth=0.8, linestyle=(0, (2, 3)), alpha=0.6)
         for number, (name, (x, y)) in enumerate(series.items()):

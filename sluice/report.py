@@ -29,15 +29,16 @@ from sluice.text import count, printable, short
 TEMPLATES = Path(__file__).parent / "templates"
 SAMPLE_CHARACTERS = 300
 SAMPLES_PER_REASON, REASONS_SHOWN, ERRORS_SHOWN = 3, 24, 20
-NAMES_SHOWN = 14  # bars of a plot; the rest are summed up
-ROWS_SHOWN = 60  # rows of a table
+NAMES_SHOWN, MIXTURE_CELLS = 14, 12  # bars of a plot; the rest are summed up
+ROWS_SHOWN, PAIRS_SHOWN, LONG_TABLE = 60, 40, 12  # rows of a table; long ones can be folded
+SOURCES_SHOWN, LANGUAGES_HIT = 6, 3  # per reason
 METRICS_BYTES = 32 << 20  # of metrics.jsonl that are parsed; of a longer file every n-th line
 CURVE_POINTS, CELL_POINTS, CELLS_SHOWN = 500, 60, 8
 LEAST_CELL = 0.01  # share of the tokens below which a cell's curve is nothing but noise
 
 _OUTCOMES = {  # value of the column `outcome` -> name and series; in the order of the road
     "filter": ("filtered", 2),
-    "dedup": ("duplicate", 3),
+    "dedup": ("duplicates", 3),
     "decontaminate": ("contaminated", 4),
     "kept": ("kept", 1),
     TRAIN: ("train", 1),
@@ -51,6 +52,7 @@ class Plot:
     title: str
     svg: Markup
     note: str = ""
+    wide: bool = False
     kind: str = "plot"
 
 
@@ -84,11 +86,33 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Stack:
+    """Blocks one below the other in one of the two columns."""
+
+    blocks: Sequence[Plot | Table]
+    kind: str = "stack"
+
+
+Block = Plot | Table | Samples | Stack
+
+
+@dataclass(frozen=True)
 class Section:
     id: str
     title: str
-    blocks: Sequence[Plot | Table | Samples]
+    blocks: Sequence[Block]
     note: str = ""
+
+
+@dataclass(frozen=True)
+class _Metrics:
+    """What a training wrote down: all lines, those of steps, and the tokens at which a stage ended and another began."""
+
+    lines: list[dict[str, Any]]
+    steps: list[dict[str, Any]]
+    stages: list[str]
+    ends: list[int]
+    finished: bool
 
 
 @dataclass(frozen=True)
@@ -102,6 +126,7 @@ class _Run:
     documents: corpus.Table | None
     tokens: corpus.Table | None
     rejects: corpus.Table | None
+    metrics: _Metrics | None
     recipe: dict[str, Any]
 
 
@@ -123,14 +148,18 @@ def write_report(run_folder: str) -> str:
         documents=corpus.read_documents(run_folder, manifests, environments),
         tokens=corpus.read_tokens(run_folder, manifests),
         rejects=corpus.read_rejects(run_folder, manifests),
+        metrics=_read_training(run_folder, manifests),
         recipe=recipe,
     )
-    makers = (_funnel, _languages, _scores, _sizes, _mixture, _training, _evaluation, _tokenizer, _continuations)
-    sections = [section for make in (*makers, _stages, _origins, _software) if (section := make(run)) is not None]
+    of_data = (_funnel, _languages, _scores, _sizes, _tokenizer, _mixture)
+    of_model = (_training_details, _evaluation, _continuations)
+    makers = (_training, *of_data, *of_model, _stages, _origins, _software)  # what is looked at first comes first
+    sections = [section for make in makers if (section := make(run)) is not None]
     page = (
         _environment()
         .get_template("report.html")
         .render(
+            long_table=LONG_TABLE,
             name=printable(str(recipe.get("name", Path(run_folder).name)), 80),
             folder=printable(run_folder, 300),
             facts=_facts(run_folder),
@@ -230,7 +259,7 @@ def _tiles(run: _Run) -> list[tuple[str, str, str]]:
     if s.training and s.training[-1].last_loss is not None:
         first = s.training[0].first_loss
         tiles.append(
-            (f"{s.training[-1].last_loss:.3f}", "final loss", f"from {first:.2f} nats per token" * bool(first))
+            (f"{s.training[-1].last_loss:.3f}", "nats per token", f"final loss, from {first:.2f}" if first else "loss")
         )
     if s.bits_per_byte is not None:
         against = s.unigram_bits_per_byte
@@ -250,26 +279,56 @@ def _funnel(run: _Run) -> Section | None:
     if run.documents is None:
         return None
     frame, note = run.documents.frame, run.documents.note
-    blocks: list[Plot | Table | Samples] = []
-    rejects = _count(run.rejects.frame, "source") if run.rejects is not None else {}
-    for column, title in (("source", "By source"), ("language", "By language")):
-        if column not in frame.columns:
-            continue
-        rows = _outcomes(frame, column)
-        if column == "source":
-            for name, number in rejects.items():
-                rows[name] = {_REJECTED[0]: number, **rows.get(name, {})}
-        rows = dict(sorted(rows.items(), key=lambda item: (-sum(item[1].values()), item[0])))
-        named = {_name_of(column, name): outcomes for name, outcomes in rows.items()}
-        colours = dict([_REJECTED, *_OUTCOMES.values()])
-        shown = {f"{name} ({sum(row.values()):,})": row for name, row in _first_rows(named).items()}
-        alt = f"What became of the documents, {title.lower()}, in percent; the table below has the numbers"
-        blocks.append(Plot(f"{title}", plots.stacked_shares(shown, colours, "share of documents (%)", alt), note))
-        blocks.append(_outcome_table(f"{title}, in documents", named, folded=column != "source"))
-    blocks.sort(key=lambda block: block.kind)  # the plots first, side by side
+    sources = _outcomes(frame, "source")
+    for name, number in (_count(run.rejects.frame, "source") if run.rejects is not None else {}).items():
+        sources[name] = {_REJECTED[0]: number, **sources.get(name, {})}
+    sources = _largest_first(sources, "source")
+    table = _outcome_table("By source, in documents", sources, folded=len(sources) > LONG_TABLE)
+    blocks: list[Block] = [Stack((_shares("By source", sources, note), table))]
+    if "language" in frame.columns:
+        languages = _largest_first(_outcomes(frame, "language"), "language")
+        blocks.append(_shares("By language", languages, note))
+        blocks.append(_outcome_table("By language, in documents", languages, folded=True))
+        blocks.append(_by_source_and_language(run.documents, run.manifests))
     blocks += _reasons(run)
     blocks += _reject_samples(run)
     return Section("funnel", "Documents", blocks, "A document counts for the first stage that dropped it.")
+
+
+def _shares(title: str, rows: dict[str, dict[str, int]], note: str) -> Plot:
+    shown = {f"{name} ({sum(row.values()):,})": row for name, row in _first_rows(rows).items()}
+    alt = f"What became of the documents, {title.lower()}, in percent; the table has the numbers"
+    return Plot(
+        title, plots.stacked_shares(shown, dict([_REJECTED, *_OUTCOMES.values()]), "share of documents (%)", alt), note
+    )
+
+
+def _largest_first(rows: dict[str, dict[str, int]], column: str) -> dict[str, dict[str, int]]:
+    ordered = sorted(rows.items(), key=lambda item: (-sum(item[1].values()), item[0]))
+    return {_name_of(column, name): outcomes for name, outcomes in ordered}
+
+
+def _by_source_and_language(documents: corpus.Table, manifests: Mapping[str, Manifest]) -> Table:
+    """What became of the documents of each pair; the smallest pairs are summed up in the last row."""
+    outcomes = [stage for stage in corpus.DROPPING if stage in manifests]
+    outcomes += [TRAIN, VALIDATION] if "split" in manifests else ["kept"]
+    counted = (
+        documents.frame.group_by("source", "language")
+        .agg(
+            pl.len().alias("extracted"), *((pl.col("outcome") == outcome).sum().alias(outcome) for outcome in outcomes)
+        )
+        .sort("extracted", "source", "language", descending=[True, False, False])
+    )
+    rows = [list(row) for row in counted.iter_rows()]
+    body = [
+        [printable(source, 60), _name_of("language", language), *numbers]
+        for source, language, *numbers in rows[:PAIRS_SHOWN]
+    ]
+    if rest := rows[PAIRS_SHOWN:]:
+        body.append([f"{len(rest):,} others", "", *(sum(column) for column in list(zip(*rest))[2:])])
+    head = ["source", "language", "extracted", *(_OUTCOMES[outcome][0] for outcome in outcomes)]
+    folded = len(body) > LONG_TABLE
+    return Table("By source and language", head, body, "ll" + "r" * (len(head) - 2), documents.note, folded)
 
 
 def _count(frame: pl.DataFrame, column: str) -> dict[str, int]:
@@ -322,40 +381,84 @@ def _name_of(column: str, value: str) -> str:
     return {OTHER: "another language", UNDETERMINED: "undetermined"}.get(value, printable(value, 60))
 
 
-def _reasons(run: _Run) -> list[Plot | Table | Samples]:
+def _reasons(run: _Run) -> list[Block]:
+    """Of every stage the reasons with their documents, by source, and by the languages that they hit most."""
+    assert run.documents is not None
+    frame = run.documents.frame
+    sources = list(_count(frame, "source"))
+    if run.rejects is not None:
+        sources += [name for name in _count(run.rejects.frame, "source") if name not in sources]
+    shown = sources if len(sources) <= SOURCES_SHOWN else sources[: SOURCES_SHOWN - 1]
     rows: list[list[Any]] = []
-    groups: dict[str, list[Sample]] = {}
+
+    def add(stage: str, reasons: dict[str, int], judged: int, frame: pl.DataFrame, column: str) -> None:
+        by_source = _count_pairs(frame, column, "source")
+        by_language = _count_pairs(frame, column, "language")
+        for reason, number in reasons.items():
+            mine = by_source.get(reason, {})
+            rest = [sum(mine.values()) - sum(mine.get(name, 0) for name in shown)] * (len(sources) > len(shown))
+            most = list(by_language.get(reason, {}).items())[:LANGUAGES_HIT]
+            languages = ", ".join(f"{_name_of('language', name)} {count:,}" for name, count in most)
+            by = [mine.get(name, 0) for name in shown]
+            rows.append([stage, reason, number, _percent(number, judged), *by, *rest, languages or None])
+
+    rejected = _most_first(run.summary.rejected)
+    if rejected and run.rejects is not None:
+        read = (run.summary.documents or 0) + sum(rejected.values())
+        add("extract", rejected, read, run.rejects.frame, "error")
     wanted: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for stage in corpus.DROPPING:
         manifest = run.manifests.get(stage)
         if manifest is None:
             continue
-        judged = manifest.counts.get("documents", 0)
-        reasons = sorted(manifest.reasons.items(), key=lambda item: (-item[1], item[0]))
-        rows += [[stage, reason, number, _percent(number, judged)] for reason, number in reasons if number]
-        for reason, _ in reasons:
+        reasons = _most_first(manifest.reasons)
+        add(stage, reasons, manifest.counts.get("documents", 0), frame, f"{stage}_reasons")
+        for reason in reasons:
             if len(wanted) < REASONS_SHOWN and (chosen := _choose(run.documents, stage, reason)):
                 wanted[stage, reason] = chosen
     if not rows:
         return []
+    named = [printable(name, 24) for name in shown]
+    named += [f"{len(sources) - len(shown)} others"] * (len(sources) > len(shown))
+    head = ["stage", "reason", "documents", "share", *named, "languages most hit"]
+    note = "A document can have several reasons. Shares are of the documents that the stage saw."
+    if run.documents.note:
+        note += f" By source and language: {run.documents.note[0].lower()}{run.documents.note[1:]}"
+    align = "llrr" + "r" * len(named) + "l"
+    blocks: list[Block] = [Table("Reasons, by stage and source", head, rows[:ROWS_SHOWN], align, note)]
     texts = corpus.read_texts(
         run.folder,
         run.manifests["extract"],
         (place for places in wanted.values() for place in places),
         SAMPLE_CHARACTERS + 1,
     )
+    groups: dict[str, list[Sample]] = {}
     for (stage, reason), places in wanted.items():
         found = [_sample(texts[place]) for place in places if place in texts]
         if found:
             groups[f"{stage} · {printable(reason, 80)}"] = found
-    note = "A document can have several reasons. Shares are of the documents that the stage saw."
-    blocks: list[Plot | Table | Samples] = [
-        Table("Reasons", ["stage", "reason", "documents", "share"], rows[:ROWS_SHOWN], "llrr", note)
-    ]
     if groups:
         told = f"The documents with the smallest ids, which are hashes; the first {SAMPLE_CHARACTERS} characters."
         blocks.append(Samples("What was dropped, by reason", groups, told))
     return blocks
+
+
+def _most_first(reasons: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(((name, n) for name, n in reasons.items() if n), key=lambda item: (-item[1], item[0])))
+
+
+def _count_pairs(frame: pl.DataFrame, column: str, by: str) -> dict[str, dict[str, int]]:
+    """Reason -> source or language -> documents, most first; `column` holds one reason or a list of them."""
+    if column not in frame.columns or by not in frame.columns:
+        return {}
+    pairs = frame.select(column, by)
+    if isinstance(pairs.schema[column], pl.List):
+        pairs = pairs.explode(column).drop_nulls(column)
+    counted: dict[str, dict[str, int]] = {}
+    ordered = pairs.group_by(column, by).len().sort("len", by, descending=[True, False])
+    for reason, name, number in ordered.iter_rows():
+        counted.setdefault(reason, {})[name] = number
+    return counted
 
 
 def _choose(documents: corpus.Table | None, stage: str, reason: str) -> list[tuple[int, int]]:
@@ -371,14 +474,11 @@ def _sample(text: corpus.Text) -> Sample:
     return Sample(printable(where, 160), printable(text.text, SAMPLE_CHARACTERS))
 
 
-def _reject_samples(run: _Run) -> list[Plot | Table | Samples]:
-    if run.rejects is None or not run.summary.rejected:
+def _reject_samples(run: _Run) -> list[Block]:
+    if run.rejects is None:
         return []
-    total = sum(run.summary.rejected.values())
-    ordered = sorted(run.summary.rejected.items(), key=lambda item: (-item[1], item[0]))
-    rows = [[error, number, _percent(number, total)] for error, number in ordered]
     groups = {}
-    for error, _ in ordered[:ERRORS_SHOWN]:
+    for error in list(_most_first(run.summary.rejected))[:ERRORS_SHOWN]:
         some = run.rejects.frame.filter(pl.col("error") == error).sort("document_id").head(SAMPLES_PER_REASON)
         groups[printable(error, 80)] = [
             Sample(
@@ -387,10 +487,8 @@ def _reject_samples(run: _Run) -> list[Plot | Table | Samples]:
             )
             for row in some.iter_rows(named=True)
         ]
-    return [
-        Table("Rejected while extracting", ["error", "inputs", "share"], rows[:ROWS_SHOWN], "lrr"),
-        Samples("Rejects, by error", {error: found for error, found in groups.items() if found}, run.rejects.note),
-    ]
+    groups = {error: found for error, found in groups.items() if found}
+    return [Samples("What could not be extracted, by error", groups, run.rejects.note)] if groups else []
 
 
 def _languages(run: _Run) -> Section | None:
@@ -402,12 +500,16 @@ def _languages(run: _Run) -> Section | None:
     bars = {_name_of("language", name): number for name, number in ordered[: NAMES_SHOWN - 1]}
     if len(ordered) >= NAMES_SHOWN:
         bars[f"{len(ordered) - len(bars)} others"] = sum(number for _, number in ordered[NAMES_SHOWN - 1 :])
-    alt = f"Documents by language: {', '.join(f'{name} {number:,}' for name, number in list(bars.items())[:5])}"
-    blocks: list[Plot | Table | Samples] = [Plot("Documents by language", plots.bars(bars, "documents", alt))]
+    domains: dict[str, float] = {}
     if run.documents is not None and "domain" in run.documents.frame.columns:
-        domains: dict[str, float] = dict(_count(run.documents.frame, "domain"))
+        domains = dict(_count(run.documents.frame, "domain"))
+    room = max(len(bars), len(domains))
+    alt = f"Documents by language: {', '.join(f'{name} {number:,}' for name, number in list(bars.items())[:5])}"
+    blocks: list[Block] = [Plot("Documents by language", plots.bars(bars, "documents", alt, room=room))]
+    if domains and run.documents is not None:
         alt = f"Documents by domain: {', '.join(f'{name} {number:,.0f}' for name, number in list(domains.items())[:5])}"
-        blocks.append(Plot("Documents by domain", plots.bars(domains, "documents", alt), run.documents.note))
+        svg = plots.bars(domains, "documents", alt, room=room)
+        blocks.append(Plot("Documents by domain", svg, run.documents.note))
     total = sum(counted.values())
     rows = [[_name_of("language", name), name, number, _percent(number, total)] for name, number in ordered]
     head = ["language", "label", "documents", "share"]
@@ -428,7 +530,7 @@ def _scores(run: _Run) -> Section | None:
         return None
     frame = run.documents.frame
     kept = ~frame["outcome"].is_in(corpus.DROPPING).to_numpy()
-    blocks: list[Plot | Table | Samples] = []
+    blocks: list[Block] = []
     for column, (title, label, top) in _SCORES.items():
         if column not in frame.columns:
             continue
@@ -464,7 +566,7 @@ def _sizes(run: _Run) -> Section | None:
     label = "tokens per document, at least"
     median = float(np.median(frame["tokens"].to_numpy()))
     alt = f"Documents by length in tokens; the median is {median:,.0f}"
-    blocks: list[Plot | Table | Samples] = [
+    blocks: list[Block] = [
         Plot("Documents by length", plots.columns(counted, label, "documents", alt), run.tokens.note),
         Plot(
             "Tokens by length of their document",
@@ -488,7 +590,7 @@ def _mixture(run: _Run) -> Section | None:
     if mix is None:
         return None
     packs = run.manifests["pack"].extra.get("stages", {}) if "pack" in run.manifests else {}
-    blocks: list[Plot | Table | Samples] = []
+    blocks: list[Block] = []
     rows: list[list[Any]] = []
     for name, plan in mix.extra.get("stages", {}).items():
         pack = packs.get(name, {})
@@ -506,26 +608,20 @@ def _mixture(run: _Run) -> Section | None:
                 pack.get("cut_documents"),
             ]
         )
-        cells = plan.get("cells", {})
-        ordered = sorted(cells.items(), key=lambda item: (-max(item[1].values()), item[0]))
-        shown = {
-            printable(cell, 50): (100 * shares["before"], 100 * shares["after"])
-            for cell, shares in ordered[:NAMES_SHOWN]
-        }
-        if shown:
-            alt = f"Share of tokens per cell in all training text and in stage {name}"
-            more = f"The largest {len(shown)} of {len(cells)} cells." if len(cells) > len(shown) else ""
-            svg = plots.before_after(shown, ("all training text", "this stage"), "share of tokens (%)", alt)
-            blocks.append(Plot(f"{name}: cells", svg, more))
-        lengths = plan.get("lengths", {})
-        by_length = {
+        cells = _largest_cells(plan.get("cells", {}))
+        lengths = {
             _length(int(key).bit_length() - 1): (100 * shares["before"], 100 * shares["after"])
-            for key, shares in sorted(lengths.items(), key=lambda item: int(item[0]))
+            for key, shares in sorted(plan.get("lengths", {}).items(), key=lambda item: int(item[0]))
         }
-        if by_length:
-            alt = f"Share of tokens by length of the document in all training text and in stage {name}"
-            svg = plots.before_after(by_length, ("all training text", "this stage"), "share of tokens (%)", alt)
-            blocks.append(Plot(f"{name}: length of documents (tokens, at least)", svg))
+        room = max(len(cells), len(lengths))
+        for values, title, alt in (
+            (cells, "cells", f"Share of tokens per cell in all training text and in stage {name}"),
+            (lengths, "length of documents (tokens, at least)", f"Share of tokens by length in stage {name}"),
+        ):
+            if values:
+                beside = ("all training text", "this stage")
+                svg = plots.before_after(values, beside, "share of tokens (%)", alt, room)
+                blocks.append(Plot(f"{name}: {title}", svg))
     head = ["stage", "documents", "planned tokens", "asked for", "missing", "sequence", "sequences", "filled", "cut"]
     note = "Filled: share of the positions that are not padding. Cut: documents that lie in more than one sequence. "
     note += "Missing tokens come from another epoch. A cell is language group / domain / educational bin; "
@@ -533,13 +629,30 @@ def _mixture(run: _Run) -> Section | None:
     return Section("mixture", "Mixture and packing", [Table("", head, rows, "lrrrrrrrr", note), *blocks])
 
 
-def _metrics_path(run: _Run) -> tuple[str, bool] | None:
-    """metrics.jsonl of the finished training or else of the one under way, and which of the two."""
-    under_way = paths.join(run.folder, UNFINISHED, "pretrain", "metrics.jsonl")
-    if paths.exists(under_way):
-        return under_way, False
-    finished = paths.join(run.folder, "pretrain", "metrics.jsonl")
-    return (finished, True) if "pretrain" in run.manifests and paths.exists(finished) else None
+def _largest_cells(cells: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+    """Cell -> percent of the tokens before and after mixing: those with the largest shares, and the others in one."""
+    ordered = sorted(cells.items(), key=lambda item: (-max(item[1]["before"], item[1]["after"]), item[0]))
+    shares = [(printable(cell, 50), 100 * its["before"], 100 * its["after"]) for cell, its in ordered]
+    found = {cell: (before, after) for cell, before, after in shares[:MIXTURE_CELLS]}
+    if rest := shares[MIXTURE_CELLS:]:
+        found[f"{len(rest):,} others"] = (sum(before for _, before, _ in rest), sum(after for _, _, after in rest))
+    return found
+
+
+def _read_training(folder: str, manifests: Mapping[str, Manifest]) -> _Metrics | None:
+    """metrics.jsonl of the training under way, or else of the finished one; None before the first step."""
+    path, finished = paths.join(folder, UNFINISHED, "pretrain", "metrics.jsonl"), False
+    if not paths.exists(path):
+        path, finished = paths.join(folder, "pretrain", "metrics.jsonl"), True
+        if "pretrain" not in manifests or not paths.exists(path):
+            return None
+    lines = list(read_metrics(path))
+    steps = [line for line in lines if isinstance(line.get("loss"), int | float)]
+    if not steps:
+        return None
+    stages = list(dict.fromkeys(str(line.get("stage", "")) for line in steps))
+    ends = [max(line["tokens"] for line in steps if line.get("stage") == stage) for stage in stages[:-1]]
+    return _Metrics(lines, steps, stages, ends, finished)
 
 
 def read_metrics(path: str, limit: int = METRICS_BYTES) -> Iterator[dict[str, Any]]:
@@ -558,46 +671,48 @@ def read_metrics(path: str, limit: int = METRICS_BYTES) -> Iterator[dict[str, An
                 yield value
 
 
+_TRAINING_AXIS = "training tokens"
+
+
 def _training(run: _Run) -> Section | None:
-    found = _metrics_path(run)
-    if found is None:
+    """The two curves that everybody looks for: the loss and the validation."""
+    if run.metrics is None:
         return None
-    path, finished = found
-    lines = list(read_metrics(path))
-    steps = [line for line in lines if isinstance(line.get("loss"), int | float)]
-    if not steps:
-        return None
-    stages = list(dict.fromkeys(str(line.get("stage", "")) for line in steps))
-    ends = [max(line["tokens"] for line in steps if line.get("stage") == stage) for stage in stages[:-1]]
-    axis = "training tokens"
-    losses = {stage: _curve([line for line in steps if line.get("stage") == stage], "loss") for stage in stages}
+    steps, ends = run.metrics.steps, run.metrics.ends
+    losses = {stage: _curve([x for x in steps if x.get("stage") == stage], "loss") for stage in run.metrics.stages}
     smooth = {printable(stage, 40): (x, _smooth(y)) for stage, (x, y) in losses.items()}
     final = float(list(smooth.values())[-1][1][-1])
-    blocks: list[Plot | Table | Samples] = [
-        Plot(
-            "Loss",
-            plots.curves(
-                {name: _thin(*xy) for name, xy in smooth.items()},
-                axis,
-                "nats per token",
-                f"Training loss over tokens; it ends at {final:.3f} nats per token",
-                faint={printable(stage, 40): _thin(*xy) for stage, xy in losses.items()},
-                boundaries=ends,
-                width=plots.WIDE,
-            ),
-            "Pale: every step. Dotted lines: a new stage of training.",
-        )
-    ]
-    scores = _curve(lines, "validation_bits_per_byte")
-    if len(scores[0]):
+    scores = _curve(run.metrics.lines, "validation_bits_per_byte")
+    wide = not len(scores[0])
+    svg = plots.curves(
+        {name: _thin(*xy) for name, xy in smooth.items()},
+        _TRAINING_AXIS,
+        "nats per token",
+        f"Training loss over tokens; it ends at {final:.3f} nats per token",
+        faint={printable(stage, 40): _thin(*xy) for stage, xy in losses.items()},
+        boundaries=ends,
+        width=plots.WIDE if wide else plots.NARROW,
+    )
+    note = "Smoothed; pale: every step." + " Dotted lines: a new stage of training." * bool(ends)
+    blocks: list[Block] = [Plot("Training loss", svg, note, wide)]
+    if not wide:
         alt = f"Validation bits per byte over tokens; the last is {scores[1][-1]:.3f}"
-        svg = plots.curves({"validation": scores}, axis, "bits per byte", alt, boundaries=ends, points=True)
-        blocks.append(Plot("Validation", svg))
+        svg = plots.curves({"validation": scores}, _TRAINING_AXIS, "bits per byte", alt, boundaries=ends, points=True)
+        blocks.append(Plot("Validation", svg, "Bits per byte on the validation split; lower is better."))
+    note = "" if run.metrics.finished else "The training is not finished; this is what it has written so far."
+    return Section("training", "Training", blocks, note)
+
+
+def _training_details(run: _Run) -> Section | None:
+    if run.metrics is None:
+        return None
+    steps, ends = run.metrics.steps, run.metrics.ends
+    blocks: list[Block] = [_training_table(run)] if run.summary.training else []
     cells = _cell_curves(steps)
     if cells:
         alt = f"Training loss over tokens of the largest cells: {', '.join(cells)}"
-        svg = plots.curves(cells, axis, "nats per token", alt, boundaries=ends)
-        blocks.append(Plot("Loss per cell", svg, "The cells with the most tokens, each averaged over many steps."))
+        svg = plots.curves(cells, _TRAINING_AXIS, "nats per token", alt, boundaries=ends)
+        blocks.append(Plot("Loss per cell", svg, "The cells with the most tokens, each averaged over several steps."))
     for key, title, unit, logarithmic in (
         ("learning_rate", "Learning rate", "learning rate", False),
         ("grad_norm", "Norm of the gradient", "norm before clipping", True),
@@ -607,12 +722,11 @@ def _training(run: _Run) -> Section | None:
         if len(x):
             alt = f"{title} over tokens, from {y[0]:.3g} to {y[-1]:.3g}; at most {y.max():.3g}"
             logarithmic = logarithmic and bool((y > 0).all())
-            svg = plots.curves({title: _thin(x, y)}, axis, unit, alt, boundaries=ends, logarithmic=logarithmic)
+            svg = plots.curves(
+                {title: _thin(x, y)}, _TRAINING_AXIS, unit, alt, boundaries=ends, logarithmic=logarithmic
+            )
             blocks.append(Plot(title, svg))
-    if run.summary.training:
-        blocks.append(_training_table(run))
-    note = "" if finished else "The training is not finished; this is what it has written so far."
-    return Section("training", "Training", blocks, note)
+    return Section("training-details", "Training in detail", blocks)
 
 
 def _training_table(run: _Run) -> Table:
@@ -671,16 +785,18 @@ def _evaluation(run: _Run) -> Section | None:
     if entry is None:
         return None
     scores = read_table(paths.join(run.folder, "evaluate", entry.path)).to_pylist()
-    blocks: list[Plot | Table | Samples] = []
-    for kind in dict.fromkeys(row["kind"] for row in scores if row["kind"] != "total"):
-        mine = [row for row in scores if row["kind"] == kind and row["bits_per_byte"] is not None]
-        mine.sort(key=lambda row: (-row["bytes"], row["name"]))
-        values = {_name_of(kind, row["name"]): row["bits_per_byte"] for row in mine[:NAMES_SHOWN]}
-        if not values:
-            continue
+    blocks: list[Block] = []
+    found: dict[str, dict[str, float]] = {}
+    for row in sorted(scores, key=lambda row: (-row["bytes"], row["name"])):
+        if row["kind"] != "total" and row["bits_per_byte"] is not None:
+            found.setdefault(row["kind"], {})[_name_of(row["kind"], row["name"])] = row["bits_per_byte"]
+    shown = {kind: dict(list(values.items())[:NAMES_SHOWN]) for kind, values in sorted(found.items())}
+    room = max(map(len, shown.values()), default=0)
+    for kind, values in shown.items():
         alt = f"Bits per byte by {kind}: {', '.join(f'{name} {value:.2f}' for name, value in values.items())}"
-        note = "Those with the most text, the largest first." if len(mine) > 1 else ""
-        blocks.append(Plot(f"Bits per byte by {kind}", plots.bars(values, "bits per byte", alt, series=6), note))
+        note = "Those with the most text, the largest first." if len(values) > 1 else ""
+        svg = plots.bars(values, "bits per byte", alt, series=6, room=room)
+        blocks.append(Plot(f"Bits per byte by {kind}", svg, note))
     rows = [
         [
             row["kind"],
@@ -704,7 +820,7 @@ def _tokenizer(run: _Run) -> Section | None:
     facts = [
         [key.replace("_", " "), value] for key, value in manifest.extra.items() if not isinstance(value, dict | list)
     ]
-    blocks: list[Plot | Table | Samples] = []
+    blocks: list[Block] = []
     if run.tokens is not None and run.tokens.frame.height:
         sums = (
             run.tokens.frame.group_by("language")
@@ -773,7 +889,7 @@ def _stages(run: _Run) -> Section | None:
 def _origins(run: _Run) -> Section | None:
     if run.documents is None:
         return None
-    blocks: list[Plot | Table | Samples] = []
+    blocks: list[Block] = []
     kept = run.documents.frame.filter(~pl.col("outcome").is_in(corpus.DROPPING))
     documents = _count(kept, "licence")
     by_licence: dict[str, int] = {}
@@ -808,7 +924,7 @@ def _software(run: _Run) -> Section | None:
     if not isinstance(versions, dict):
         return None
     facts = [[key, versions[key]] for key in ("python", "platform") if key in versions]
-    blocks: list[Plot | Table | Samples] = [Table("", ["", ""], facts, "ll")] if facts else []
+    blocks: list[Block] = [Table("", ["", ""], facts, "ll")] if facts else []
     packages = versions.get("packages")
     if isinstance(packages, dict):
         rows = [
