@@ -116,7 +116,7 @@ def test_funnel_counts_each_document_once(run, page):
         "filter": 24, "dedup": 12, "decontaminate": 12, "validation": 12, "train": 60
     }  # fmt: skip
     assert documents.note == ""
-    head = ["", "all", "rejected", "filtered", "duplicate", "contaminated", "train", "validation"]
+    head = ["", "all", "rejected", "filtered", "duplicates", "contaminated", "train", "validation"]
     at = page.rows.index(head)
     assert page.rows[at + 1 : at + 3] == [
         ["python", "61", "1", "12", "6", "6", "30", "6"],
@@ -208,7 +208,7 @@ def test_a_sample_of_shards_is_said_to_be_one(run, monkeypatch):
 
 def test_smoothing_is_a_mean_inside_the_curve():
     values = np.random.default_rng(0).normal(size=300)
-    smooth = report._smooth(values)
+    smooth = report._smooth(values, 10)
     for place in (0, 3, 150, 299):
         low, high = max(0, place - 5), min(300, place + 6)
         assert smooth[place] == pytest.approx(values[low:high].mean())

@@ -167,3 +167,22 @@ def test_bad_configuration_is_one_line_and_exit_code_2(tmp_path, sluice, argumen
     assert words in failed.stderr and len(failed.stderr.strip().splitlines()) == 1
     assert failed.stderr.startswith("sluice: ")
     assert not (tmp_path / "out" / "extract").exists()
+
+
+def test_data_stages_on_an_object_store_write_the_same_bytes(finished):
+    """fsspec's in-memory store stands in for an object store; it lives in this process, and so does the run."""
+    import hashlib
+
+    import fsspec
+
+    from schemas.recipe import load_recipe
+    from sluice.road import ROAD as STAGES
+    from sluice.run import run as run_stages
+
+    recipe, run, _ = finished
+    steps = run_stages(load_recipe(recipe), "memory://bucket/run", STAGES[:10])
+    assert all(step.manifest is not None for step in steps)
+    fs = fsspec.filesystem("memory")
+    found = {path.removeprefix("/bucket/run/"): hashlib.sha256(fs.cat(path)).hexdigest() for path in fs.find("/bucket")}
+    remote = {path: value for path, value in found.items() if path.split("/")[0] in ROAD[:10]}
+    assert remote == {path: value for path, value in contents(run).items() if path.split("/")[0] in ROAD[:10]}
