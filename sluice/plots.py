@@ -164,8 +164,9 @@ def bars(values: Mapping[str, float], label: str, alt: str, series: int = 1, roo
         places = _rows(axes, list(values), room)
         sizes = list(values.values())
         axes.barh(places, sizes, height=0.68, color=_COLOURS[series - 1])
+        whole = all(value == int(value) for value in sizes)
         for place, value in zip(places, sizes):
-            text = short(value) if value >= 100 or value == int(value) else f"{value:.3g}"
+            text = short(value) if whole or value >= 100 else f"{value:.2f}"
             axes.annotate(text, (value, place), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
         axes.set_xlim(0, max(sizes, default=1) * 1.18 or 1)
         axes.set_xlabel(label)

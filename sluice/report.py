@@ -106,7 +106,7 @@ class Section:
 
 @dataclass(frozen=True)
 class _Metrics:
-    """What a training wrote down: all lines, those of steps, and the tokens at which a stage ended and another began."""
+    """What a training wrote down: all lines, those of steps, and the tokens at which one stage gave way to the next."""
 
     lines: list[dict[str, Any]]
     steps: list[dict[str, Any]]
@@ -284,11 +284,11 @@ def _funnel(run: _Run) -> Section | None:
         sources[name] = {_REJECTED[0]: number, **sources.get(name, {})}
     sources = _largest_first(sources, "source")
     table = _outcome_table("By source, in documents", sources, folded=len(sources) > LONG_TABLE)
-    blocks: list[Block] = [Stack((_shares("By source", sources, note), table))]
+    blocks: list[Block] = [Stack((_shares("By source", sources, note), table))]  # each above its own numbers
     if "language" in frame.columns:
         languages = _largest_first(_outcomes(frame, "language"), "language")
-        blocks.append(_shares("By language", languages, note))
-        blocks.append(_outcome_table("By language, in documents", languages, folded=True))
+        table = _outcome_table("By language, in documents", languages, folded=len(languages) > LONG_TABLE)
+        blocks.append(Stack((_shares("By language", languages, note), table)))
         blocks.append(_by_source_and_language(run.documents, run.manifests))
     blocks += _reasons(run)
     blocks += _reject_samples(run)
@@ -412,7 +412,8 @@ def _reasons(run: _Run) -> list[Block]:
         if manifest is None:
             continue
         reasons = _most_first(manifest.reasons)
-        add(stage, reasons, manifest.counts.get("documents", 0), frame, f"{stage}_reasons")
+        judged = manifest.counts.get("documents", 0) - manifest.counts.get("not_judged", 0)
+        add(stage, reasons, judged, frame, f"{stage}_reasons")
         for reason in reasons:
             if len(wanted) < REASONS_SHOWN and (chosen := _choose(run.documents, stage, reason)):
                 wanted[stage, reason] = chosen
@@ -421,7 +422,7 @@ def _reasons(run: _Run) -> list[Block]:
     named = [printable(name, 24) for name in shown]
     named += [f"{len(sources) - len(shown)} others"] * (len(sources) > len(shown))
     head = ["stage", "reason", "documents", "share", *named, "languages most hit"]
-    note = "A document can have several reasons. Shares are of the documents that the stage saw."
+    note = "A document can have several reasons. Shares are of the documents that the stage judged."
     if run.documents.note:
         note += f" By source and language: {run.documents.note[0].lower()}{run.documents.note[1:]}"
     align = "llrr" + "r" * len(named) + "l"
@@ -680,7 +681,8 @@ def _training(run: _Run) -> Section | None:
         return None
     steps, ends = run.metrics.steps, run.metrics.ends
     losses = {stage: _curve([x for x in steps if x.get("stage") == stage], "loss") for stage in run.metrics.stages}
-    smooth = {printable(stage, 40): (x, _smooth(y)) for stage, (x, y) in losses.items()}
+    width = max(1, len(steps) // 30)
+    smooth = {printable(stage, 40): (x, _smooth(y, width)) for stage, (x, y) in losses.items()}
     final = float(list(smooth.values())[-1][1][-1])
     scores = _curve(run.metrics.lines, "validation_bits_per_byte")
     wide = not len(scores[0])
@@ -698,7 +700,13 @@ def _training(run: _Run) -> Section | None:
     if not wide:
         alt = f"Validation bits per byte over tokens; the last is {scores[1][-1]:.3f}"
         svg = plots.curves({"validation": scores}, _TRAINING_AXIS, "bits per byte", alt, boundaries=ends, points=True)
-        blocks.append(Plot("Validation", svg, "Bits per byte on the validation split; lower is better."))
+        blocks.append(
+            Plot(
+                "Validation",
+                svg,
+                "Bits per byte on the validation split, or on a sample of a large one; lower is better.",
+            )
+        )
     note = "" if run.metrics.finished else "The training is not finished; this is what it has written so far."
     return Section("training", "Training", blocks, note)
 
@@ -743,9 +751,8 @@ def _curve(lines: Iterable[dict[str, Any]], key: str) -> tuple[np.ndarray, np.nd
     return x, y
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """Centred mean over about a thirtieth of the curve; nothing is padded in at its ends."""
-    width = max(1, len(values) // 30)
+def _smooth(values: np.ndarray, width: int) -> np.ndarray:
+    """Centred mean over about `width` values; nothing is padded in at the ends."""
     sums = np.concatenate(([0.0], np.cumsum(values)))
     places = np.arange(len(values))
     low, high = np.maximum(0, places - width // 2), np.minimum(len(values), places + width // 2 + 1)

@@ -289,7 +289,10 @@ def _record(output: str, execution: dict[str, Any]) -> None:
 def describe(manifest: Manifest) -> str:
     """The counts of a dataset in one line."""
     shown = [f"{name.replace('_', ' ')} {count:,}" for name, count in manifest.counts.items()][:5]
-    return ", ".join(shown) or f"{len(manifest.files)} files, {size(sum(entry.bytes for entry in manifest.files))}"
+    if shown:
+        return ", ".join(shown)
+    files = len(manifest.files)
+    return f"{files:,} file{'s' * (files != 1)}, {size(sum(entry.bytes for entry in manifest.files))}"
 
 
 def find_given(folder: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from rich.cells import cell_len
 from rich.text import Text
 
 from schemas import paths
@@ -28,6 +29,7 @@ TABLES = (".parquet", ".arrow", ".jsonl")
 TEXT_LIMIT, LIST_LIMIT, DEPTH_LIMIT = 200, 8, 4
 LINE_BYTES = 1 << 20  # of a line of JSONL; the rest of a longer one is not read
 FILES_LISTED, DIFFERENCES_SHOWN = 20, 2
+WIDE_SCREEN = 100  # characters; below it there is no room for the date
 BYTES_PER_TOKEN = 4  # of plain text, where nothing better is known
 
 # Rough rates of one core of a laptop, in bytes of source text per second, for stages that never ran in this folder.
@@ -265,21 +267,36 @@ def show_status(run_folder: str) -> None:
     executions = read_executions(run_folder)
     recipe = _stored_recipe(run_folder)
     _heading(f"{recipe.name + ' · ' if recipe else ''}{run_folder}")
-    rows, styles = [["stage", "state", "", "size", "wall", "when"]], ["dim"]
+    rows, notes, styles = [["stage", "state", "size", "wall", "started (UTC)"]], ["contents"], ["dim"]
     for state in states(run_folder, manifests, recipe):
         manifest = manifests.get(state.stage)
-        note = state.why or (printable(describe(manifest), 90) if manifest else "")
         cells = ["", "", ""]
         if manifest is not None:
             execution = last_execution(executions, manifest)
             wall = clock(execution["seconds"]) if "seconds" in execution else ""
-            when = str(execution.get("started", ""))[:16].replace("T", " ")
-            cells = [size(sum(entry.bytes for entry in manifest.files)), wall, when]
-        rows.append([state.stage, state.state, printable(note, 90), *cells])
+            started = str(execution.get("started", ""))[:16].replace("T", " ")
+            cells = [size(sum(entry.bytes for entry in manifest.files)), wall, started]
+        rows.append([state.stage, state.state, *cells])
+        notes.append(state.why or (describe(manifest) if manifest else ""))
         styles.append(_STYLES[state.state])
-    for line, style in zip(aligned(rows, right=(3, 4)), styles):
-        console.print(Text(line, style=style))
+    if console.width < WIDE_SCREEN:
+        rows = [row[:-1] for row in rows]
+    columns = aligned([[*row, "|"] for row in rows], right=(2, 3))  # the bar keeps the spaces before a note
+    for line, note, style in zip(columns, notes, styles):
+        start = line.removesuffix("|")
+        shown = _fitting(note, console.width - cell_len(start)) if style != _STYLES["stale"] else printable(note, 90)
+        console.print(Text(f"{start}{shown}".rstrip(), style=style))
     _print(_under_way(run_folder))
+
+
+def _fitting(note: str, room: int) -> str:
+    """As many of the counts, parted by a comma and a space, as there is room for; at least one."""
+    parts = printable(note).split(", ")
+    for shown in range(len(parts), 0, -1):
+        text = ", ".join([*parts[:shown], ELLIPSIS] if shown < len(parts) else parts)
+        if cell_len(text) <= room:
+            return text
+    return parts[0]
 
 
 def states(run_folder: str, manifests: dict[str, Manifest], recipe: Recipe | None) -> list[State]:

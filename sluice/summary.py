@@ -1,6 +1,7 @@
 """A run in a few numbers, read from its manifests alone; the data itself is not opened."""
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from sluice.run import RECIPE_FILE, RUN_FILE, UNFINISHED, read_executions
 from sluice.text import aligned, count, printable
 
 REPORT_FILE = "report.html"
-_SAMPLE_BYTES = 1 << 20
+_SAMPLE_BYTES, _SAMPLE_CHARACTERS = 1 << 20, 120
 
 
 @dataclass(frozen=True)
@@ -270,21 +271,22 @@ def summary_lines(summary: Summary) -> list[str]:
     if summary.documents is not None:
         rows.append(["documents", _documents_line(summary)])
     if summary.train_documents is not None:
-        rows.append(["", _split_line(summary)])
+        rows.append(["split", _split_line(summary)])
+    if summary.parameters is not None:
+        rows.append(["model", f"{summary.parameters:,} parameters"])
     for number, stage in enumerate(_training_table(summary)):
         rows.append(["training" if number == 0 else "", stage])
     if summary.bits_per_byte is not None:
         against = summary.unigram_bits_per_byte
         beside = f" (a unigram model: {against:.3f})" if against is not None else ""
-        rows.append(["validation", f"{summary.bits_per_byte:.3f} bits per byte{beside}"])
-    for number, sample in enumerate(summary.continuations[:3]):
-        text = f"{printable(sample.prompt, 60)} ▸{printable(sample.greedy, 120)}"
-        rows.append(["sample" if number == 0 else "", text])
+        rows.append(["evaluation", f"{summary.bits_per_byte:.3f} bits per byte on the validation split{beside}"])
+    if summary.continuations:
+        rows.append(["sample", _sample_line(summary.continuations[0])])
     if time := _time_line(summary):
         rows.append(["time", time])
     rows += [["stale", f"{stage}: {why}"] for stage, why in summary.stale.items()]
     if summary.model:
-        rows.append(["model", summary.model])
+        rows.append(["written to", summary.model])
     return aligned(rows)
 
 
@@ -305,31 +307,38 @@ def _documents_line(summary: Summary) -> str:
 
 
 def _split_line(summary: Summary) -> str:
-    def part(documents: int | None, tokens: int | None, name: str) -> str:
-        return f"{count(documents)} {name}" + (f" ({tokens:,} tokens)" if tokens is not None else "")
+    def part(name: str, documents: int | None, tokens: int | None) -> str:
+        return f"{name} {count(documents)} documents" + (f" ({tokens:,} tokens)" if tokens is not None else "")
 
     return " · ".join(
         (
-            part(summary.train_documents, summary.train_tokens, "train"),
-            part(summary.validation_documents, summary.validation_tokens, "validation"),
+            part("training", summary.train_documents, summary.train_tokens),
+            part("validation", summary.validation_documents, summary.validation_tokens),
         )
     )
 
 
 def _training_table(summary: Summary) -> list[str]:
+    def validation(score: float | None) -> str:
+        return "" if score is None else f"validation {score:.3f} bits per byte"
+
     rows = [
         [
             stage.name,
             f"{stage.steps:,} steps",
             f"{stage.tokens:,} tokens",
             f"loss {_loss(stage.first_loss)} → {_loss(stage.last_loss)}",
+            validation(stage.validation_bits_per_byte),
         ]
         for stage in summary.training
     ]
-    lines = aligned(rows, right=(1, 2, 3))
-    if lines and summary.parameters is not None:
-        lines[0] += f"  ({summary.parameters:,} parameters)"
-    return lines
+    return aligned(rows, right=(1, 2, 3, 4))
+
+
+def _sample_line(sample: Continuation) -> str:
+    """The sampled text, since a small model that always takes the likeliest token repeats itself."""
+    text = sample.sampled or sample.greedy
+    return f"{printable(sample.prompt, 60)} ▸{printable(re.sub(' {2,}', ' ', text), _SAMPLE_CHARACTERS)}"
 
 
 def _loss(loss: float | None) -> str:

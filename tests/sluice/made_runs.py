@@ -343,6 +343,8 @@ def _evaluate(folder: Path, documents: int, shards: int) -> Made:
 
 
 def _export(folder: Path, documents: int, shards: int) -> Made:
-    samples = [{"prompt": "The function", "greedy": f" returns {EVIL}", "sampled": "\ud800 odd", "temperature": 0.8}]
+    samples = [
+        {"prompt": "The function", "greedy": f" returns {EVIL}", "sampled": f" \ud800 odd  {EVIL}", "temperature": 0.8}
+    ]
     files = [_write(folder, "model/config.json", "{}"), _write(folder, "samples.json", json.dumps(samples))]
     return files, {}, {}, {"step": 24}

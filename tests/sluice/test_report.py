@@ -124,6 +124,50 @@ def test_funnel_counts_each_document_once(run, page):
     ]
 
 
+def test_every_pair_of_source_and_language_is_counted_by_outcome(run, page):
+    documents = corpus.read_documents(str(run), report.require_run(str(run))).frame
+    stages = ["filter", "dedup", "decontaminate", "train", "validation"]
+    expected = []
+    for (source, language), pair in documents.group_by("source", "language"):
+        outcomes = pair["outcome"].to_list()
+        numbers = [len(outcomes), *map(outcomes.count, stages)]
+        expected.append([source, report._name_of("language", language), *map(str, numbers)])
+    names = ["filtered", "duplicates", "contaminated", "train", "validation"]
+    at = page.rows.index(["source", "language", "extracted", *names])
+    assert sorted(page.rows[at + 1 : at + 9]) == sorted(expected)
+
+
+def test_small_pairs_are_summed_up_in_one_row(run, monkeypatch):
+    manifests = report.require_run(str(run))
+    documents = corpus.read_documents(str(run), manifests)
+    whole = report._by_source_and_language(documents, manifests).rows
+    monkeypatch.setattr(report, "PAIRS_SHOWN", 3)
+    some = report._by_source_and_language(documents, manifests).rows
+    assert some[:3] == whole[:3] and len(some) == 4 and some[3][0] == "5 others"
+    assert some[3][2:] == [sum(column) for column in list(zip(*whole[3:]))[2:]]
+
+
+def test_reasons_are_counted_by_source_and_language(page):
+    at = page.rows.index(["stage", "reason", "documents", "share", "python", "web", "languages most hit"])
+    assert page.rows[at + 1 : at + 6] == [
+        ["extract", "encrypted", "2", "1.6 %", "1", "1", "–"],
+        # Rows whose last digit is 1 are German and of another language, 6 a shard, by turns.
+        ["filter", "language_score.min", "12", "10.0 %", "6", "6", "German 6, another language 6"],
+        ["filter", "words.min", "12", "10.0 %", "6", "6", "English 6, Chinese (Simplified) 6"],
+        ["dedup", "near_duplicate", "12", "10.0 %", "6", "6", "English 6, Chinese (Simplified) 6"],
+        ["decontaminate", "benchmark.gsm8k", "12", "10.0 %", "6", "6", "German 6, another language 6"],
+    ]
+
+
+def test_cells_beyond_the_largest_are_summed_up():
+    cells = {f"cell-{number:02}": {"before": number / 210, "after": (20 - number) / 210} for number in range(21)}
+    found = report._largest_cells(cells)
+    assert len(found) == report.MIXTURE_CELLS + 1 and list(found)[:3] == ["cell-00", "cell-20", "cell-01"]
+    assert found["9 others"] == pytest.approx((100 * sum(range(6, 15)) / 210,) * 2)
+    assert [sum(column) for column in zip(*found.values())] == pytest.approx([100, 100])
+    assert list(report._largest_cells(dict(list(cells.items())[:2]))) == ["cell-00", "cell-01"]
+
+
 def test_samples_are_the_smallest_ids_of_their_reason(run, page):
     expected = []
     for path in sorted((run / "extract" / "documents").iterdir()):
@@ -221,6 +265,18 @@ def test_names_in_plots_are_escaped_and_no_formula():
     assert "<b>$x$</b> & co" in texts
     assert root.attrib["aria-label"] == 'an "alt" <text>' and root.attrib["role"] == "img"
     assert "var(--series-1)" in svg and "#01c0de" not in svg
+
+
+def test_a_legend_reads_row_by_row_and_fits():
+    names = ["rejected", "filtered", "duplicates", "contaminated", "train", "validation"]
+    rows = {"web": dict.fromkeys(names, 1)}
+    svg = plots.stacked_shares(rows, dict(zip(names, (8, 2, 3, 4, 1, 6))), "share", "outcomes")
+    places = {}
+    for element in ET.fromstring(svg).iter("text"):
+        attributes = element.attrib
+        places["".join(element.itertext())] = (round(float(attributes["y"])), float(attributes["x"]))
+    assert sorted(names, key=lambda name: places[name]) == names
+    assert len({places[name][0] for name in names}) == 2 and max(places[name][1] for name in names) < 290
 
 
 def test_curves_that_have_one_point_or_none():

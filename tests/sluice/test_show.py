@@ -148,6 +148,27 @@ def test_status_tells_of_a_training_under_way(run, tmp_path, printed):
     assert "pretrain is running now" in printed.getvalue()
 
 
+@pytest.mark.parametrize(("width", "dated"), [(80, False), (120, True)])
+def test_status_fits_the_screen(width, dated, run, monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(show, "console", Console(file=out, width=width, soft_wrap=True))
+    show_status(str(run))
+    lines = out.getvalue().splitlines()[1:]
+    assert max(map(len, lines)) <= width
+    assert ("started (UTC)" in lines[0], "2026-01-02 03:00" in lines[1]) == (dated, dated)
+    contents = lines[0].index("contents")
+    assert all(line[contents - 1] == " " and line[contents] != " " for line in lines)
+    assert lines[1].endswith("documents 120, files 2, rejects 2") and lines[7].endswith("1 file, 2 B")
+
+
+def test_what_does_not_fit_is_left_out_count_by_count():
+    note = "documents 715, dropped 29, kept 593"
+    assert show._fitting(note, 35) == note
+    assert show._fitting(note, 34) == "documents 715, dropped 29, …"
+    assert show._fitting(note, 20) == "documents 715, …"
+    assert show._fitting(note, 3) == "documents 715"
+
+
 def test_status_of_no_run(tmp_path):
     with pytest.raises(ConfigError, match="no run folder"):
         show_status(str(tmp_path))
@@ -227,7 +248,7 @@ def test_estimates(sources, tmp_path):
     assert show.estimate_tokens(recipe, str(folder), plan_run(recipe, str(folder))) == (1250, False)
     finish(recipe, folder, "pretrain")
     manifest = read_manifest(str(folder / "pretrain"))
-    extra = {"model": {"vocabulary_size": 151_680}}
+    extra = {"model": {"vocabulary_size": 151_936}}
     write_manifest(str(folder / "pretrain"), manifest.model_copy(update={"extra": extra}))
     (folder / "run.json").write_text(
         json.dumps({"executions": [{"stage": "pretrain", "key": manifest.key, "seconds": 100.0}]})

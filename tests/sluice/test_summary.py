@@ -14,7 +14,7 @@ from rich.console import Console
 from schemas.errors import ConfigError
 from schemas.manifest import read_manifest, write_manifest
 from sluice import summary
-from sluice.summary import print_summary, summarise, summary_lines
+from sluice.summary import Continuation, _sample_line, print_summary, summarise, summary_lines
 from sluice.text import aligned, printable, short
 from tests.sluice import made_runs
 
@@ -84,6 +84,19 @@ def test_printing_shows_markup_as_it_is(run, monkeypatch):
 def test_columns_of_the_summary_are_straight(run):
     lines = summary_lines(summarise(str(run)))
     assert len({line.index("loss") for line in lines if "loss" in line}) == 1
+
+
+def test_every_stage_of_training_tells_its_losses_and_its_validation(run):
+    lines = "\n".join(summary_lines(summarise(str(run))))
+    assert "s1  16 steps  4,096 tokens  loss 7.500 → 3.600  validation 2.700 bits per byte" in lines
+    assert "s2   8 steps  2,048 tokens  loss 3.500 → 3.100  validation 2.000 bits per byte" in lines
+    assert "training 60 documents" in lines and "validation 12 documents" in lines
+
+
+def test_the_sample_is_the_sampled_text_of_the_first_prompt_cut():
+    first = Continuation("The function", " the the the", f" returns    {'word ' * 100}")
+    assert _sample_line(first) == f"The function ▸ returns {'word ' * 22}w…"
+    assert _sample_line(Continuation("Of an old run", " greedy", "")) == "Of an old run ▸ greedy"
 
 
 @given(st.text(alphabet=st.characters(), max_size=400), st.integers(1, 300))
