@@ -704,7 +704,7 @@ def _training(run: _Run) -> Section | None:
             Plot(
                 "Validation",
                 svg,
-                "Bits per byte on the validation split, or on a sample of a large one; lower is better.",
+                "On the validation split, or on a sample of a large one; lower is better.",
             )
         )
     note = "" if run.metrics.finished else "The training is not finished; this is what it has written so far."
