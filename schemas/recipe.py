@@ -328,7 +328,7 @@ class Pretrain(Section):
     stages: list[TrainingStage] = Field(min_length=1, description="Stages of training, in order.")
     optimizer: Optimizer = Field(default_factory=lambda: Optimizer())
     micro_batch_tokens: int = Field(
-        16_384, gt=0, description="Tokens per forward pass and rank; smaller needs less memory."
+        16_384, gt=0, description="Tokens per forward pass and rank, at least one sequence; smaller needs less memory."
     )
     checkpoint_every: int = Field(1000, gt=0, description="Steps between checkpoints; stages end with one too.")
     keep_checkpoints: int = Field(3, ge=1, description="Newest checkpoints kept; ends of stages are always kept.")
@@ -397,6 +397,13 @@ class Recipe(Section):
         for stage in self.pretrain.stages if self.pretrain else []:
             _must_be_known(f"source in the mixture of stage '{stage.name}'", stage.mixture.source, names)
         return self
+
+
+def training_of(recipe: Recipe) -> Pretrain:
+    """The section `pretrain`; ConfigError if the recipe has none."""
+    if recipe.pretrain is None:
+        raise ConfigError("the recipe has no section `pretrain`, which this stage needs; add it or stop at `tokenize`")
+    return recipe.pretrain
 
 
 # ---------------------------------------------------------------------------------------------------------------

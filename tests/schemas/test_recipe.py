@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import ConfigError
-from schemas.recipe import Recipe, check_recipe, load_recipe
+from schemas.recipe import Recipe, check_recipe, load_recipe, training_of
 
 GOOD = """\
 name: small
@@ -41,6 +41,13 @@ def test_a_good_recipe_loads_and_its_paths_are_relative_to_it(recipe, tmp_path):
     assert loaded.sources[0].path == str(tmp_path / "documents")
     assert loaded.pretrain.stages[0].tokens == 1_000_000
     assert loaded.pretrain.stages[0].learning_rate.peak == 3e-4  # YAML 1.1 would call it text
+
+
+def test_a_recipe_without_training_says_so_where_one_is_needed(recipe):
+    loaded = load_recipe(recipe())
+    assert training_of(loaded) is loaded.pretrain
+    with pytest.raises(ConfigError, match="no section `pretrain`"):
+        training_of(loaded.model_copy(update={"pretrain": None}))
 
 
 def test_the_resolved_recipe_loads_to_the_same_recipe(recipe, tmp_path):
