@@ -28,6 +28,7 @@ _FILE_LISTS = frozenset({"entry_points.txt", "SOURCES.txt", "top_level.txt", "re
 _STDLIB, _STDLIB_LICENCE = "python-stdlib", "PSF-2.0"
 _MINIMUM_DOCSTRING = 80  # characters; shorter ones are labels, not prose
 _MINIMUM_DOCSTRINGS = 800  # characters of a module's docstrings together that make a document
+_DOCSTRINGS_SHARE = 1 / 3  # of the modules with that many
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ def list_files(max_bytes: int = 12_000_000, seed: int = 0) -> list[EnvironmentFi
 
 def module_docstrings(source: str) -> str:
     """The long docstrings of a module, its classes and functions as one text; "" if they make no document."""
+    if '"""' not in source and "'''" not in source:  # parsing is slow, and long docstrings have triple quotes
+        return ""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in other people's code
@@ -127,10 +130,17 @@ def module_docstrings(source: str) -> str:
     return text if len(text) >= _MINIMUM_DOCSTRINGS else ""
 
 
-def extract_environment_file(file: EnvironmentFile, options: Extract) -> Iterator[Extracted | Reject]:
-    """The documents of one file: itself (locator "source") and its docstrings (locator "docstrings").
+def gives_docstrings(path: str) -> bool:
+    """Whether the module at `path` gives its docstrings, if they make a document, and not its source."""
+    return bool(uniform([path.encode()], "docstrings")[0] < _DOCSTRINGS_SHARE)
 
-    Of a package's METADATA only the description is kept, which is its README.
+
+def extract_environment_file(file: EnvironmentFile, options: Extract) -> Iterator[Extracted | Reject]:
+    """The one document of a file: its source (locator "source") or its docstrings (locator "docstrings").
+
+    About every third module with enough docstrings gives those, chosen by a hash of its path. Never both, because one
+    contains the other: they would be duplicates, and could lie on both sides of the split. Of a package's METADATA
+    only the description is kept, which is its README.
     """
     about = {"package": file.package, "version": file.version}
     for found in extract_file(Path(file.absolute), file.path, options, Columns()):
@@ -142,7 +152,8 @@ def extract_environment_file(file: EnvironmentFile, options: Extract) -> Iterato
             text = text.partition("\n\n")[2].strip("\n")
             if not text.strip():
                 continue
-        yield replace(found, locator="source", text=text, licence=file.licence, metadata=metadata)
-        if metadata.get("code") == "Python" and (prose := module_docstrings(text)):
+        if metadata.get("code") == "Python" and gives_docstrings(file.path) and (prose := module_docstrings(text)):
             described = {"kind": "docstrings", **about}
             yield Extracted("docstrings", prose, licence=file.licence, metadata=described)
+        else:
+            yield replace(found, locator="source", text=text, licence=file.licence, metadata=metadata)

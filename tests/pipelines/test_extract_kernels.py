@@ -477,11 +477,29 @@ def test_python_environment() -> None:
     assert {file.path for file in python_environment.list_files(200_000, seed=3)} < {file.path for file in files}
     for file in files:
         found = list(python_environment.extract_environment_file(file, Extract()))
+        assert len(found) <= 1
         assert {one.locator for one in found} <= {"source", "docstrings"}
         for document in found:
             if isinstance(document, Extracted):
                 assert document.licence == file.licence
                 assert document.metadata["package"] == file.package
+
+
+def test_a_module_gives_its_source_or_its_docstrings_and_never_both(tmp_path: Path) -> None:
+    prose = "It explains at length what happens and why, in whole sentences that a reader can follow. " * 10
+    sources = {"long": f'"""{prose}"""\nx = 1', "short": '"""Short."""\nx = 1', "none": f"x = '{prose}'"}
+    locators: dict[str, list[str]] = {}
+    for name, source in sources.items():
+        (tmp_path / name).write_text(source)
+        for number in range(300):
+            file = python_environment.EnvironmentFile(str(tmp_path / name), f"p/{number}.py", "p", "1", "MIT", 1)
+            document = only(list(python_environment.extract_environment_file(file, Extract())))
+            expected = source if document.locator == "source" else prose.strip()
+            assert document.text == expected
+            assert (document.locator == "docstrings") <= python_environment.gives_docstrings(file.path)
+            locators.setdefault(name, []).append(document.locator)
+    assert 70 < locators["long"].count("docstrings") < 130
+    assert set(locators["short"] + locators["none"]) == {"source"}
 
 
 def test_docstrings_of_a_module() -> None:
