@@ -135,14 +135,20 @@ def check_sidecar(documents: pa.RecordBatch | pa.Table, labels: pa.RecordBatch |
             "annotate these documents again"
         )
     for name, what in (("document_id", "is of another document"), ("text_hash", "judged another text")):
-        expected, found = documents[name].to_pylist(), labels[name].to_pylist()
-        if expected == found:
+        if _chunked(documents[name]).equals(_chunked(labels[name])):
             continue
-        row = next(row for row, (a, b) in enumerate(zip(expected, found)) if a != b)
-        raise DataError(
-            f"row {row} of the label sidecar {what}: {name} is {_hex(found[row])}, "
-            f"the document has {_hex(expected[row])}; annotate these documents again"
-        )
+        pairs = zip(documents[name].to_pylist(), labels[name].to_pylist())
+        for row, (expected, found) in enumerate(pairs):  # none differs where only the types of the columns do
+            if expected != found:
+                raise DataError(
+                    f"row {row} of the label sidecar {what}: {name} is {_hex(found)}, "
+                    f"the document has {_hex(expected)}; annotate these documents again"
+                )
+
+
+def _chunked(column: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
+    """The form in which the columns of batches and tables compare, whatever their chunks."""
+    return column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column], column.type)
 
 
 def _hex(key: bytes | None) -> str:

@@ -33,6 +33,18 @@ def test_sidecar_of_the_same_rows_passes() -> None:
     check_sidecar(keys((b"a", b"1"), (b"b", b"2")), keys((b"a", b"1"), (b"b", b"2")))
 
 
+def test_batches_and_tables_in_any_chunks_compare() -> None:
+    batch = keys((b"a", b"1"), (b"b", b"2"), (b"c", b"3"))
+    chunked = pa.Table.from_batches([batch.slice(0, 2), batch.slice(2)])
+    variable = chunked.cast(pa.schema([(name, pa.binary()) for name in chunked.schema.names]))
+    for labels in (batch, chunked, variable):
+        check_sidecar(batch, labels)
+        check_sidecar(labels, batch)
+    other = pa.Table.from_batches([batch.slice(0, 2), keys((b"c", b"4"))])
+    with pytest.raises(DataError, match="row 2 .* another text"):
+        check_sidecar(chunked, other)
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
