@@ -41,7 +41,7 @@ class AnnotateShard(beam.DoFn):
 
 
 def run(job: Job) -> Output:
-    names: list[str] = sorted(job.recipe.annotate.labels)
+    names: list[str] = sorted(set(job.recipe.annotate.labels))  # two writers must not share a file
     done = map_shards(job, shard_tasks(job, {}), AnnotateShard(names), watch=names[0])
     versions = {name: annotator(name).VERSION for name in names}
     return Output(done.files, done.counts, {}, {"annotators": versions, "languages": done.extra})
