@@ -224,7 +224,8 @@ class Sequences:
         """The batch of some sequences.
 
         With the document mask positions restart at every segment and a document's last token predicts nothing.
-        Without it positions run on and labels cross from document to document.
+        Without it positions run on and labels cross from document to document, but not into the rest of a document
+        that was cut: its first token does not follow what stands before it, and was a label where the cut was made.
         """
         shape = (len(sequences), self.length + 1)
         tokens = np.full(shape, self.shards.end_of_document, np.int64)  # also the padding and the ends of documents
@@ -234,6 +235,7 @@ class Sequences:
         positions[:] = count = np.arange(self.length + 1)
         groups: list[int] = []
         origin: list[tuple[int, int]] = []
+        rest: list[bool] = []  # of a document that was cut
 
         for line, sequence in enumerate(sequences):
             at = 0
@@ -253,12 +255,14 @@ class Sequences:
                     positions[line, at:end] = count[:length]
                 origin.append((shard, row))
                 groups.append(group)
+                rest.append(begin > 0)
                 at = end
             real[line, :at] = True
             if at <= self.length:
                 document[line, at:] = len(origin)
                 origin.append((-1, -1))
                 groups.append(0)
+                rest.append(False)
 
         segments_N2 = np.array(origin, np.int64).reshape(-1, 2)
         if tokens.max(initial=0) >= self.shards.vocabulary_size:
@@ -268,9 +272,10 @@ class Sequences:
                 f"{self.shards.where(shard, row)}: token {tokens[line, at]} is not below the vocabulary size "
                 f"{self.shards.vocabulary_size}"
             )
-        valid = real[:, 1:].copy()
-        if self.document_mask:
-            valid &= document[:, 1:] == document[:, :-1]
+        follows = document[:, 1:] == document[:, :-1]
+        if not self.document_mask:
+            follows |= ~np.array(rest, bool)[document[:, 1:]]
+        valid = real[:, 1:] & follows
         return Batch(
             tokens_BT=torch.from_numpy(tokens[:, :-1].copy()),
             labels_BT=torch.from_numpy(np.where(valid, tokens[:, 1:], IGNORE)),

@@ -87,7 +87,7 @@ def concatenate(shards: list[list[list[int]]], length: int) -> list[list[Segment
 
 
 def whole_documents(shards: list[list[list[int]]], length: int) -> list[list[Segment]]:
-    """Next-fit: documents stay whole where they fit, and sequences may be short."""
+    """Next-fit: documents stay whole, or are cut off where they are longer than a sequence; sequences may be short."""
     found: list[list[Segment]] = []
     room = 0
     for shard, documents in enumerate(shards):
@@ -98,6 +98,25 @@ def whole_documents(shards: list[list[list[int]]], length: int) -> list[list[Seg
                 room = length + 1
             found[-1].append((shard, row, 0, size))
             room -= size
+    return found
+
+
+def best_fit(shards: list[list[list[int]]], length: int) -> list[list[Segment]]:
+    """Pieces of at most length + 1 positions, consecutive ones share one; each goes where least room is left for it."""
+    pieces = [
+        (shard, row, begin, min(length + 1, len(tokens) + 1 - begin))
+        for shard, documents in enumerate(shards)
+        for row, tokens in enumerate(documents)
+        for begin in range(0, len(tokens), length)
+    ]
+    found: list[list[Segment]] = []
+    for piece in sorted(pieces, key=lambda piece: -piece[3]):
+        room = [length + 1 - sum(size for *_, size in sequence) for sequence in found]
+        fitting = [number for number, free in enumerate(room) if free >= piece[3]]
+        if not fitting:
+            found.append([])
+            fitting, room = [len(found) - 1], [*room, 0]
+        found[min(fitting, key=lambda number: room[number])].append(piece)
     return found
 
 
@@ -154,7 +173,7 @@ def make_toy(
     packed: bool = False,
     validation: bool = True,
 ) -> Toy:
-    """Two stages, s1 and s2, of some sequence lengths; `packed` keeps the documents of s2 whole."""
+    """Two stages, s1 and s2, of some sequence lengths; `packed` keeps the documents of s2 whole where it can."""
     tokenizer_folder = root / "tokenizer"
     write_tokenizer(tokenizer_folder, [bytes([byte]) for byte in BYTE_ORDER], [])
     tokenizer = Tokenizer.load(tokenizer_folder)
@@ -165,7 +184,7 @@ def make_toy(
     sizes = {"s1": lengths[0], "s2": lengths[1], "validation": lengths[0]}
     packs = {
         "s1": concatenate(by_shard, lengths[0]),
-        "s2": (whole_documents if packed else concatenate)(by_shard, lengths[1]),
+        "s2": (best_fit if packed else concatenate)(by_shard, lengths[1]),
         "validation": whole_documents([documents[:1] for documents in by_shard], lengths[0]) if validation else [],
     }
     write_packs(root / "pack", packs, sizes)

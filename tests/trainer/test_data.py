@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,17 @@ def expected(toy: Any, segments: list[tuple[int, int, int, int]], length: int, m
     places = []
     for number, (shard, row, begin, size) in enumerate(segments):
         stored = [*toy.shards[shard][row], toy.end_of_document]
-        places += [(stored[begin + at], at, number, shard, row) for at in range(size)]
+        places += [(stored[begin + at], begin + at, number, shard, row) for at in range(size)]
+    starts = [begin for _, _, begin, _ in segments]
     tokens, labels, positions, documents, where = [], [], [], [], []
     for at in range(length):
         here = places[at] if at < len(places) else None
         following = places[at + 1] if at + 1 < len(places) else None
         tokens.append(here[0] if here else toy.end_of_document)
-        seen = following is not None and not (mask and here is not None and following[2] != here[2])
+        new = following is not None and here is not None and following[2] != here[2]
+        seen = following is not None and not (new and (mask or following[1]))
         labels.append(following[0] if seen and following else IGNORE)
-        positions.append((here[1] if mask else at) if here else at)
+        positions.append(here[1] - starts[here[2]] if here and mask else at)
         documents.append(here[2] if here else len(segments))
         where.append(following[3:] if following else None)
     return [tokens, labels, positions, documents, where]
@@ -80,6 +83,34 @@ def test_concatenated_labels_cover_every_position_once(toy: Any) -> None:
     labels = sequences.read(range(sequences.count)).labels_BT.flatten().tolist()
     stream = [token for shard in toy.shards for document in shard for token in [*document, 256]]
     assert labels == stream[1 : len(labels) + 1]
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_cutting_documents_counts_no_label_twice_and_none_across_a_seam(
+    toy_factory: Callable[..., Any], mask: bool
+) -> None:
+    toy = toy_factory(packed=True)
+    job = toy.job()
+    sequences = Sequences(job, "s2", TokenShards(job), document_mask=mask)
+    assert any(begin > 0 for segments in toy.packs["s2"] for _, _, begin, _ in segments[1:])  # rests behind others
+    labels = sequences.read(range(sequences.count)).labels_BT.tolist()
+    counted: Counter[tuple[int, int, int]] = Counter()
+    openings: set[tuple[int, int, int]] = set()
+    for segments, line in zip(toy.packs["s2"], labels, strict=True):
+        places = [(shard, row, begin + at) for shard, row, begin, size in segments for at in range(size)]
+        for (before, here), label in zip(itertools.pairwise(places), line):
+            if label != IGNORE:
+                assert here[2] == 0 or before == (*here[:2], here[2] - 1)
+                counted[here] += 1
+        openings |= {(*segment[:2], 0) for segment in (segments[:1] if not mask else segments) if segment[2] == 0}
+    positions = {
+        (shard, row, at)
+        for shard, documents in enumerate(toy.shards)
+        for row, tokens in enumerate(documents)
+        for at in range(len(tokens) + 1)
+    }
+    assert set(counted.values()) == {1}
+    assert set(counted) == positions - openings
 
 
 def test_ranks_share_out_the_global_batch(toy: Any) -> None:
