@@ -34,6 +34,15 @@ class Span:
         return self.stage.batch_size * self.stage.sequence_length
 
 
+def check_training(pretrain: Pretrain) -> None:
+    """Refuse at once what a training would refuse after hours of work on its data.
+
+    Raises:
+        ConfigError: a stage's tokens do not fill one step.
+    """
+    spans(pretrain)
+
+
 def spans(pretrain: Pretrain) -> list[Span]:
     """The stages one after the other, each from the learning rate at which the one before ended.
 

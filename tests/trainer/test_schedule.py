@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from schemas.errors import ConfigError
 from schemas.recipe import Pretrain
-from trainer.schedule import learning_rate, span_at, spans, timeline, tokens_at
+from trainer.schedule import check_training, learning_rate, span_at, spans, timeline, tokens_at
 
 MODEL = {"hidden_size": 8, "intermediate_size": 8, "layers": 1, "heads": 1, "kv_heads": 1, "head_dim": 8}
 RATE = st.floats(1e-6, 1.0)
@@ -81,9 +81,10 @@ def test_shapes_half_way_down(shape: str, middle: float) -> None:
 
 
 def test_a_stage_shorter_than_a_step_is_refused() -> None:
-    settings = pretrain({"tokens": 15, "learning_rate": {"peak": 1.0, "end": 0}})
-    with pytest.raises(ConfigError, match=r"stages\.s0\.tokens: 15 .* 2 sequences x 8 tokens"):
-        spans(settings)
+    enough = {"tokens": 16, "learning_rate": {"peak": 1.0, "end": 0}}
+    check_training(pretrain(enough))
+    with pytest.raises(ConfigError, match=r"stages\.s1\.tokens: 15 .* 2 sequences x 8 tokens"):
+        check_training(pretrain(enough, enough | {"tokens": 15}))
 
 
 def test_the_schedule_needs_no_torch() -> None:
