@@ -68,6 +68,15 @@ def test_kernels_know_no_beam():
     assert subprocess.run([sys.executable, "-P", "-c", probe.format(modules)]).returncode == 0
 
 
+def test_kernels_do_no_input_or_output():
+    doors = ("subprocess", "tempfile", "fsspec", "schemas.paths", "schemas.tables")
+    for path in (path for path in FILES if path.name == "kernels.py"):
+        assert not [name for name, _ in imports(path) for door in doors if f"{name}.".startswith(f"{door}.")], path
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        names = {call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", None) for call in calls}
+        assert "open" not in names, path
+
+
 def test_help_is_quick_and_light():
     command = [str(Path(sys.executable).with_name("sluice")), "--help"]
     times = []

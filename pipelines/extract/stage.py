@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from pipelines.extract.kernels import Extracted, Reject, extract_file
+from pipelines.extract.reader import Extracted, Reject, extract_file
 from pipelines.extract.listing import InputFile, list_source
 from pipelines.extract.python_environment import extract_environment_file
 from pipelines.runner import ShardResult, run_pipeline

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.extract.kernels import Extracted, Reject, extract_file
+from pipelines.extract.reader import Extracted, Reject, extract_file
 from schemas.recipe import Columns, Extract
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
