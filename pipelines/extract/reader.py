@@ -54,11 +54,15 @@ class Extracted:
 
 @dataclass(frozen=True)
 class Reject:
-    """Something that became no document: a file, a line, a row or a page, with a short class and a sentence."""
+    """Something that became no document: a file, a line, a row or a page, with a short class and a sentence.
+
+    `id` is the user's own, where a row has one.
+    """
 
     locator: str
     error: str
     message: str
+    id: str | None = None
 
 
 class _Rejected(Exception):
@@ -112,13 +116,13 @@ def _clip(text: str, size: int = _MESSAGE) -> str:
 def _document(
     locator: str, raw: str, options: Extract, metadata: dict[str, str], fields: Mapping[str, str] | None = None
 ) -> Extracted | Reject:
+    known = fields or {}
     if len(raw) > options.max_characters:
         message = f"{len(raw)} characters; the limit is {options.max_characters}"
-        return Reject(locator, "too_large", message)
+        return Reject(locator, "too_large", message, known.get("id"))
     text = clean_text(raw)
     if not text.strip():
-        return Reject(locator, "empty_text", "no text is left after removing white space")
-    known = fields or {}
+        return Reject(locator, "empty_text", "no text is left after removing white space", known.get("id"))
     return Extracted(
         locator, text, known.get("id"), known.get("url"), known.get("date"), known.get("licence"), metadata
     )
@@ -400,15 +404,22 @@ def _scalar(value: Any) -> str | None:
     return None
 
 
+def _field(row: Mapping[str, Any], name: str) -> str | None:
+    value = _scalar(row.get(name))
+    return None if value is None else _clip(value, _METADATA_VALUE)
+
+
 def _record(locator: str, row: Mapping[str, Any], kind: str, options: Extract, columns: Columns) -> Extracted | Reject:
+    names = {"id": columns.id, "url": columns.url, "date": columns.date, "licence": columns.licence}
+    fields = {field: value for field, name in names.items() if (value := _field(row, name)) is not None}
     if columns.text not in row:
         present = ", ".join(sorted(map(str, row))[:10]) or "none"
-        return Reject(locator, "no_text_column", _clip(f"no field {columns.text!r}; there are: {present}"))
+        message = _clip(f"no field {columns.text!r}; there are: {present}")
+        return Reject(locator, "no_text_column", message, fields.get("id"))
     raw = row[columns.text]
     if not isinstance(raw, str):
         message = f"field {columns.text!r} is {type(raw).__name__}, not text"
-        return Reject(locator, "text_not_string", message)
-    names = {"id": columns.id, "url": columns.url, "date": columns.date, "licence": columns.licence}
+        return Reject(locator, "text_not_string", message, fields.get("id"))
     mapped = {columns.text, *names.values()}
     metadata = {"kind": kind}
     for name, value in row.items():
@@ -418,11 +429,6 @@ def _record(locator: str, row: Mapping[str, Any], kind: str, options: Extract, c
         if text is not None and len(name) <= _METADATA_KEY and len(text) <= _METADATA_VALUE:
             # A field of the user's called "kind" does not overrule ours.
             metadata.setdefault(clean_text(name), clean_text(text))
-    fields = {
-        name: _clip(text, _METADATA_VALUE)
-        for name, column in names.items()
-        if (text := _scalar(row.get(column))) is not None
-    }
     return _document(locator, raw, options, metadata, fields)
 
 
@@ -509,7 +515,8 @@ def _extract_parquet(path: str, options: Extract, columns: Columns) -> Iterator[
                     locator = f"row={row_number}"
                     row = {name: _python_value(column[index]) for name, column in values.items()}
                     if row[columns.text] is None and texts[index].is_valid:
-                        yield Reject(locator, "invalid_utf8", f"column {columns.text!r} is not UTF-8")
+                        message = f"column {columns.text!r} is not UTF-8"
+                        yield Reject(locator, "invalid_utf8", message, _field(row, columns.id))
                         continue
                     characters += len(row[columns.text] or "")
                     if characters > limit:

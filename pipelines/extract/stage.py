@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from pipelines.extract.reader import Extracted, Reject, extract_file
 from pipelines.extract.listing import InputFile, list_source
 from pipelines.extract.python_environment import extract_environment_file
+from pipelines.extract.reader import Extracted, Reject, extract_file
 from pipelines.runner import ShardResult, run_pipeline
 from schemas import paths
 from schemas.documents import DOCUMENTS, REJECTS
@@ -198,7 +198,7 @@ def _document_row(file: InputFile, source: Source, found: Extracted) -> dict[str
 def _reject_row(file: InputFile, found: Reject) -> dict[str, Any]:
     return {
         "document_id": document_id(file.source, file.path, found.locator),
-        "id": None,
+        "id": found.id,
         "source": file.source,
         "path": file.path,
         "locator": found.locator,

@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.extract import isolate, python_environment
-from pipelines.extract.reader import Extracted, Reject, clean_text, extract_file, sniff_kind
 from pipelines.extract.pdf import join_wrapped_lines, mend_hyphens
+from pipelines.extract.reader import Extracted, Reject, clean_text, extract_file, sniff_kind
 from schemas.code import code_language
 from schemas.recipe import Columns, Extract
 
@@ -323,6 +323,26 @@ def test_bad_lines_are_rejected_one_by_one() -> None:
         "line=9": "empty_text",
         "line=10": "invalid_json",
     }
+
+
+def test_rejects_of_rows_keep_the_id_of_the_row() -> None:
+    rows = [{"id": 1, "text": 5}, {"id": "b", "text": " "}, {"id": "c", "text": "x" * 99}, {"id": "d"}, {"text": 5}]
+    lines = "\n".join(map(json.dumps, rows)).encode()
+    found = extract(lines, "a.jsonl", max_characters=50)
+    assert [(one.error, one.id) for one in found if isinstance(one, Reject)] == [
+        ("text_not_string", "1"),
+        ("empty_text", "b"),
+        ("too_large", "c"),
+        ("no_text_column", "d"),
+        ("text_not_string", None),
+    ]
+    not_utf8 = pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff\xfe", b""]).buffers())
+    data = parquet({"text": not_utf8, "key": ["a", "b"]})
+    found = extract(data, "a.parquet", Columns(id="key"))
+    assert [(one.error, one.id) for one in found if isinstance(one, Reject)] == [
+        ("invalid_utf8", "a"),
+        ("empty_text", "b"),
+    ]
 
 
 def test_columns_are_mapped_and_metadata_is_bounded() -> None:

@@ -50,7 +50,7 @@ def test_bad_files_become_rejects_and_nothing_else_is_lost(tmp_path):
     (docs / "page.pdf").write_text(f"<!doctype html><html><body><p>{PROSE}</p></body></html>")
     (docs / "cut.jsonl.gz").write_bytes(gzip.compress(json.dumps({"text": PROSE}).encode() + b"\n" * 9999)[:-9])
     (docs / "empty.parquet").write_bytes(b"")
-    write_jsonl(docs / "lines.jsonl", [{"text": PROSE}, {"body": "no text"}, {"text": PROSE + " Again."}])
+    write_jsonl(docs / "lines.jsonl", [{"text": PROSE}, {"id": 7, "body": "no text"}, {"text": PROSE + " Again."}])
     (docs / "link").symlink_to(tmp_path / "nothing")
     _, output = extract(docs, tmp_path / "out")
     documents, rejects = rows(tmp_path / "out", "documents"), rows(tmp_path / "out", "rejects")
@@ -69,6 +69,7 @@ def test_bad_files_become_rejects_and_nothing_else_is_lost(tmp_path):
         ("empty.parquet", "empty_file"),
         ("lines.jsonl", "no_text_column"),
     }
+    assert [row["id"] for row in rejects if row["path"] == "lines.jsonl"] == ["7"]
     for row in documents:
         assert row["document_id"] == document_id("in", row["path"], row["locator"])
         assert row["text_hash"] == text_hash(row["text"])
