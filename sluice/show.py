@@ -3,7 +3,7 @@
 import fcntl
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -524,29 +524,20 @@ def _work_of(manifest: Manifest) -> float:
 
 def training_work(pretrain: Pretrain, vocabulary: int) -> float:
     """Floating-point operations of a training: 6 per parameter that multiplies and token (arXiv 2001.08361)."""
-    from trainer.model.sizes import parameter_count
+    from trainer.model.sizes import model_config, parameter_count
     from trainer.schedule import timeline
 
-    config = _config(pretrain, vocabulary)
+    config = model_config(pretrain, embedding_rows(vocabulary))
     head = config.vocabulary_size * config.hidden_size
     tokens = sum(row["tokens"] for row in timeline(pretrain))
     return 6.0 * (parameter_count(config)[1] + head) * tokens
 
 
-def _config(pretrain: Pretrain, vocabulary: int) -> Any:
-    from trainer.model.sizes import SIZES, ModelConfig
-
-    rows = embedding_rows(vocabulary)
-    if isinstance(pretrain.model, str):
-        return replace(SIZES[pretrain.model], vocabulary_size=rows)
-    return ModelConfig(vocabulary_size=rows, **pretrain.model.model_dump())
-
-
 def _model_line(recipe: Recipe) -> str:
-    from trainer.model.sizes import parameter_count
+    from trainer.model.sizes import model_config, parameter_count
 
     pretrain = pretrain_section(recipe)
-    config = _config(pretrain, recipe.tokenizer.vocabulary_size)
+    config = model_config(pretrain, embedding_rows(recipe.tokenizer.vocabulary_size))
     total, body = parameter_count(config)
     name = pretrain.model if isinstance(pretrain.model, str) else f"{config.layers} layers x {config.hidden_size}"
     return f"{name}: {short(total)} parameters, {short(body)} without the embeddings"

@@ -55,12 +55,18 @@ def continue_text(
     tokenizer: Tokenizer,
     prompt: str,
     tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    seed: int,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
 ) -> str:
-    """The prompt and at most `tokens` more tokens; an empty prompt starts as after a document."""
+    """The prompt and at most `tokens` more tokens; an empty prompt starts as after a document.
+
+    Of a prompt too long for the model its end is read. A `top_k` of 0 is none; see `trainer.generate.generate`.
+
+    Raises:
+        ConfigError: `tokens` leave no room for a prompt, or a sampling parameter is out of range.
+    """
     ids = tokenizer.encode(prompt) or [tokenizer.end_of_document]
     room = model.config.max_position - tokens
     if room < 1:

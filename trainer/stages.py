@@ -1,7 +1,7 @@
 """The stages of a run that the trainer is: pre-training, evaluation, export."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,17 @@ from schemas.errors import ConfigError, DataError
 from schemas.hashing import digest
 from schemas.job import Job, Output
 from schemas.manifest import FileEntry
-from schemas.recipe import HOW_IT_RUNS, Pretrain, TrainingStage
+from schemas.recipe import HOW_IT_RUNS, Pretrain, TrainingStage, training_of
 from schemas.tables import write_table
 from tokenizer.qwen import Tokenizer
 from trainer import checkpoint, hf
 from trainer.data import Feed, Sequences, TokenShards
 from trainer.evaluate import measure, sample, score_table, token_bytes, unigram_nats
-from trainer.generate import generate
 from trainer.loop import CHECKPOINTS, Data, StageRecord, train
 from trainer.model.qwen3 import Qwen3, build
-from trainer.model.sizes import SIZES, ModelConfig
+from trainer.model.sizes import ModelConfig, model_config
 from trainer.parallel import Ranks, ranks
+from trainer.prompt import continue_text
 from trainer.schedule import span_at, spans
 
 VALIDATION = "validation"
@@ -46,7 +46,7 @@ def pretrain(job: Job) -> Output:
         DataError: see `trainer.loop.train`.
         Interrupted: SIGTERM arrived; calling it again goes on.
     """
-    settings = _section(job)
+    settings = training_of(job.recipe)
     if not paths.is_local(job.output):
         raise ConfigError(f"{job.output}: training writes to a local folder; run it there and copy the result")
     folder = Path(job.output)
@@ -113,7 +113,7 @@ def read_in_step(job: Job, step: int) -> list[dict[str, Any]]:
     Raises:
         ConfigError: there is no such step; step 0 reads nothing.
     """
-    plan = spans(_section(job))
+    plan = spans(training_of(job.recipe))
     if not 1 <= step <= plan[-1].end:
         raise ConfigError(f"step {step}: the training has steps 1 to {plan[-1].end}")
     span = span_at(plan, step - 1)
@@ -150,25 +150,6 @@ def _record(record: StageRecord, steps: int) -> dict[str, Any]:
     }
 
 
-def _section(job: Job) -> Pretrain:
-    if job.recipe.pretrain is None:
-        raise ConfigError("the recipe has no `pretrain`; add it, or stop before this stage")
-    return job.recipe.pretrain
-
-
-def model_config(settings: Pretrain, vocabulary_rows: int) -> ModelConfig:
-    """The recipe's model with as many rows of vocabulary as the tokenizer needs."""
-    longest = max(stage.sequence_length for stage in settings.stages)
-    base = settings.stages[0].rope_base
-    if isinstance(settings.model, str):
-        published = SIZES[settings.model]
-        longest = max(longest, published.max_position)
-        return replace(published, vocabulary_size=vocabulary_rows, max_position=longest, rope_base=base)
-    return ModelConfig(
-        vocabulary_size=vocabulary_rows, max_position=longest, rope_base=base, **settings.model.model_dump()
-    )
-
-
 def training_key(job: Job, config: ModelConfig) -> str:
     """Names model, data and schedule: what a checkpoint belongs to."""
     return digest(
@@ -177,7 +158,7 @@ def training_key(job: Job, config: ModelConfig) -> str:
             "seed": job.recipe.seed,
             "tokenize": job.manifest("tokenize").hash,
             "pack": job.manifest("pack").hash,
-            "pretrain": _section(job).model_dump(mode="json", exclude=_NOT_IN_KEY),
+            "pretrain": training_of(job.recipe).model_dump(mode="json", exclude=_NOT_IN_KEY),
         }
     )
 
@@ -188,7 +169,7 @@ def trained_model(job: Job, device: torch.device) -> tuple[Qwen3, int]:
     Raises:
         DataError: the dataset holds no whole checkpoint, or one of another model.
     """
-    settings = _section(job)
+    settings = training_of(job.recipe)
     manifest = job.manifest("pretrain")
     config = ModelConfig(**manifest.extra["model"])
     root = Path(job.inputs["pretrain"]) / CHECKPOINTS
@@ -207,7 +188,7 @@ def evaluate(job: Job) -> Output:
     Writes bits_per_byte.parquet (`trainer.evaluate.SCORES`).
     """
     columns = ("language", "domain")
-    settings = _section(job)
+    settings = training_of(job.recipe)
     shards = TokenShards(job, columns)
     sequences = Sequences(job, VALIDATION, shards)
     device = _device(settings)
@@ -238,7 +219,7 @@ def export(job: Job) -> Output:
 
     Writes model/ and samples.json.
     """
-    settings, options = _section(job), job.recipe.export
+    settings, options = training_of(job.recipe), job.recipe.export
     model, step = trained_model(job, _device(settings))
     folder = Path(job.output)
     tokenizer = Tokenizer.load(job.inputs["tokenizer"])
@@ -259,20 +240,11 @@ def export(job: Job) -> Output:
 
 
 def _samples(model: Qwen3, tokenizer: Tokenizer, prompt: str, seed: int) -> dict[str, Any]:
-    room = model.config.max_position
-    new = min(SAMPLE_TOKENS, room // 2)
-    # Without a prompt the model starts as after a document.
-    ids = (tokenizer.encode(prompt) or [tokenizer.end_of_document])[-(room - new) :]
-
-    def continuation(temperature: float) -> str:
-        return tokenizer.decode(
-            generate(model, ids, new, temperature, seed=seed, stop_ids=(tokenizer.end_of_document,))
-        )
-
+    tokens = min(SAMPLE_TOKENS, model.config.max_position // 2)
     return {
         "prompt": prompt,
-        "greedy": continuation(0.0),
-        "sampled": continuation(SAMPLE_TEMPERATURE),
+        "greedy": continue_text(model, tokenizer, prompt, tokens)[len(prompt) :],
+        "sampled": continue_text(model, tokenizer, prompt, tokens, SAMPLE_TEMPERATURE, seed=seed)[len(prompt) :],
         "temperature": SAMPLE_TEMPERATURE,
     }
 

@@ -21,11 +21,11 @@ from pipelines.mix.kernels import (
 )
 from schemas.cells import merge_small
 from schemas.documents import TRAIN, VALIDATION
-from schemas.errors import ConfigError, DataError
+from schemas.errors import DataError
 from schemas.hashing import uniform
 from schemas.job import Job, Output
 from schemas.manifest import FileEntry
-from schemas.recipe import Mixture, TrainingStage
+from schemas.recipe import Mixture, TrainingStage, training_of
 from schemas.tables import read_table, table_writer
 from schemas.tokens import PLAN
 
@@ -33,9 +33,7 @@ COLUMNS = ["document_id", "id", "split", "source", "cell", "language"]
 
 
 def run(job: Job) -> Output:
-    if job.recipe.pretrain is None:
-        raise ConfigError("the recipe has no `pretrain`, so there is no stage to mix for; add it or stop at `tokenize`")
-    stages = job.recipe.pretrain.stages
+    stages = training_of(job.recipe).stages
     documents = read_documents(job)
     train = documents.filter(pc.equal(documents["split"], TRAIN))
     validation = documents.filter(pc.equal(documents["split"], VALIDATION))

@@ -13,22 +13,18 @@ import pyarrow as pa
 from pipelines.pack.kernels import Packing, concatenate, pack_whole, parts
 from schemas import paths
 from schemas.documents import VALIDATION
-from schemas.errors import ConfigError, DataError
+from schemas.errors import DataError
 from schemas.hashing import uniform
 from schemas.job import Job, Output
 from schemas.manifest import FileEntry
-from schemas.recipe import TrainingStage
+from schemas.recipe import TrainingStage, training_of
 from schemas.tables import read_table, table_writer
 from schemas.tokens import PACK, SEGMENT
 
 
 def run(job: Job) -> Output:
-    if job.recipe.pretrain is None:
-        raise ConfigError(
-            "the recipe has no `pretrain`, so there is no stage to pack for; add it or stop at `tokenize`"
-        )
     job.manifest("mix")
-    stages = job.recipe.pretrain.stages
+    stages = training_of(job.recipe).stages
     files: list[FileEntry] = []
     extra: dict[str, Any] = {}
     for done, stage in enumerate(stages):

@@ -23,6 +23,7 @@ from trainer import stages
 from trainer.data import Sequences, TokenShards
 from trainer.evaluate import measure, sample, token_bytes, unigram_nats
 from trainer.model.qwen3 import build
+from trainer.model.sizes import model_config
 from trainer.parallel import Ranks
 
 CPU = Ranks(0, 1, torch.device("cpu"))
@@ -89,7 +90,7 @@ def test_scores_equal_sums_over_single_documents(toy: Any) -> None:
 def test_a_uniform_model_needs_the_logarithm_of_its_vocabulary(toy: Any) -> None:
     job = toy.job()
     shards = TokenShards(job)
-    model = build(stages.model_config(job.recipe.pretrain, 384), 0)
+    model = build(model_config(job.recipe.pretrain, 384), 0)
     with torch.no_grad():
         model.embed_tokens.weight.zero_()
     sequences = Sequences(job, "validation", shards)
@@ -103,7 +104,7 @@ def test_ranks_and_micro_batches_do_not_change_the_sums(toy: Any) -> None:
     job = toy.job()
     shards = TokenShards(job)
     sequences = Sequences(job, "s1", shards)
-    model = build(stages.model_config(job.recipe.pretrain, 384), 0)
+    model = build(model_config(job.recipe.pretrain, 384), 0)
     size = np.ones(384, np.int64)
     chosen = np.arange(sequences.count)
     whole = measure(model, sequences, chosen, size, CPU, 1 << 20)

@@ -24,8 +24,8 @@ from trainer.data import Sequences, TokenShards
 from trainer.evaluate import batch_loss, group_sums
 from trainer.loop import make_optimizer
 from trainer.model.qwen3 import build
-from trainer.model.sizes import ModelConfig
-from trainer.stages import model_config, pretrain, read_in_step, stage_feed
+from trainer.model.sizes import ModelConfig, model_config
+from trainer.stages import pretrain, read_in_step, stage_feed
 
 WORKER = Path(__file__).with_name("pretrain_worker.py")
 CHANGES = {"seconds", "tokens_per_second"}  # of a metrics line, from run to run

@@ -4,6 +4,7 @@ import copy
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,10 +15,11 @@ from torch.nn.attention.flex_attention import create_block_mask, create_mask
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from schemas.errors import ConfigError
+from schemas.recipe import Pretrain
 from trainer.loss import IGNORE, chunked_cross_entropy
 from trainer.model.attention import BLOCK, attention, block_mask, document_mask, document_starts
 from trainer.model.qwen3 import Cache, Qwen3, apply_checkpointing, build, initial_value
-from trainer.model.sizes import SIZES, ModelConfig, parameter_count
+from trainer.model.sizes import SIZES, ModelConfig, model_config, parameter_count
 
 torch.set_num_threads(1)
 
@@ -54,6 +56,28 @@ def test_sizes_have_the_published_parameter_counts(name: str) -> None:
     total = sum(parameter.numel() for parameter in model.parameters())
     body = sum(parameter.numel() for parameter in [*model.layers.parameters(), *model.norm.parameters()])
     assert parameter_count(config) == (total, body) == PUBLISHED[name]
+
+
+def test_a_recipes_model_has_the_tokenizers_rows_and_room_for_the_longest_stage() -> None:
+    rate = {"peak": 0.1, "end": 0.0}
+    stages = [
+        {
+            "name": f"s{at}",
+            "tokens": 1,
+            "sequence_length": length,
+            "batch_size": 1,
+            "rope_base": base,
+            "learning_rate": rate,
+        }
+        for at, (length, base) in enumerate([(4096, 1e4), (65_536, 1e6)])
+    ]
+    named = model_config(Pretrain.model_validate({"model": "qwen3-4b", "stages": stages}), 640)
+    assert named == replace(SIZES["qwen3-4b"], vocabulary_size=640, max_position=65_536)
+    short = model_config(Pretrain.model_validate({"model": "qwen3-4b", "stages": stages[:1]}), 640)
+    assert short.max_position == SIZES["qwen3-4b"].max_position
+    fields = {"hidden_size": 8, "intermediate_size": 8, "layers": 1, "heads": 1, "kv_heads": 1, "head_dim": 8}
+    own = model_config(Pretrain.model_validate({"model": fields, "stages": stages[1:]}), 640)
+    assert (own.vocabulary_size, own.max_position, own.rope_base, own.head_dim) == (640, 65_536, 1e6, 8)
 
 
 def test_sizes_need_no_torch() -> None:

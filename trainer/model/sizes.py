@@ -3,9 +3,10 @@
 No torch here: the recipe and the planner count parameters without it.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from schemas.errors import ConfigError
+from schemas.recipe import Pretrain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,19 @@ SIZES: dict[str, ModelConfig] = {
     "qwen3-14b": _published(5120, 17_408, 40, 40, False),
     "qwen3-32b": _published(5120, 25_600, 64, 64, False),
 }
+
+
+def model_config(pretrain: Pretrain, vocabulary_rows: int) -> ModelConfig:
+    """The recipe's model with as many rows of vocabulary as the tokenizer needs and room for its longest sequence."""
+    longest = max(stage.sequence_length for stage in pretrain.stages)
+    base = pretrain.stages[0].rope_base
+    if isinstance(pretrain.model, str):
+        published = SIZES[pretrain.model]
+        longest = max(longest, published.max_position)
+        return replace(published, vocabulary_size=vocabulary_rows, max_position=longest, rope_base=base)
+    return ModelConfig(
+        vocabulary_size=vocabulary_rows, max_position=longest, rope_base=base, **pretrain.model.model_dump()
+    )
 
 
 def parameter_count(config: ModelConfig) -> tuple[int, int]:
