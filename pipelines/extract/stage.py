@@ -5,6 +5,7 @@ which the disk lists them and however many workers there are. User ids are check
 packed (hash, document) keys; the text stays where it was written.
 """
 
+import os
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,8 @@ from typing import Any, BinaryIO, cast
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import xxhash
 
 from pipelines.extract.listing import InputFile, list_source
@@ -23,14 +26,16 @@ from pipelines.extract.reader import Extracted, Reject, extract_file
 from pipelines.runner import ShardResult, run_pipeline
 from schemas import paths
 from schemas.documents import DOCUMENTS, REJECTS
-from schemas.hashing import document_id, text_hash
+from schemas.hashing import ID, ID_BYTES, document_id, text_hash
 from schemas.job import Job, Output
+from schemas.manifest import FileEntry
 from schemas.recipe import Recipe, Source
 from schemas.tables import BATCH_BYTES, read_batches, read_table, table_writer, write_table
 
 PARTITIONS = 64
 _KEY = np.dtype([("id", "V16"), ("shard", "<u4"), ("row", "<u4"), ("document", "V16")])
 _REJECTS_PER_FLUSH = 10_000
+_REPEATED_COLUMNS = ["document_id", "id", "source", "path", "locator"]
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,8 @@ def _words(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class DropRepeatedIds(beam.DoFn):
     """(shard, {written, repeated}) -> ShardResult; rewrites the rare shard that holds repeated user ids.
 
-    Safe to run twice: rows go by document id, and a reject that is already there is not added again.
+    A run that dies at any point may be repeated any number of times: a document leaves its file only once its reject
+    is on disk, what is done already is not done again, and the result is read from the two files as they then are.
     """
 
     def __init__(self, output: str) -> None:
@@ -158,23 +164,42 @@ class DropRepeatedIds(beam.DoFn):
         if not packed:
             yield result
             return
-        drop = {packed[begin : begin + 16] for begin in range(0, len(packed), 16)}
-        documents_entry, rejects_entry = result.files
-        source = paths.join(self.output, documents_entry.path)
-        refused = []
-        with table_writer(self.output, documents_entry.path, DOCUMENTS) as writer:
-            for batch in read_batches(source):
-                hit = np.array([key in drop for key in batch["document_id"].to_pylist()], dtype=bool)
-                if hit.any():
-                    refused += [_repeated_row(row) for row in batch.filter(pa.array(hit)).to_pylist()]
-                writer.write(batch.filter(pa.array(~hit)))
-        rejects = read_table(paths.join(self.output, rejects_entry.path))
-        known = set(rejects["document_id"].to_pylist())
-        refused = [row for row in refused if row["document_id"] not in known]
-        rejects = pa.concat_tables([rejects, pa.Table.from_pylist(refused, REJECTS)])
-        entry = write_table(self.output, rejects_entry.path, rejects)
-        counts = result.counts | {"documents": writer.rows, "rejects": entry.rows}
-        yield ShardResult([writer.entry(), entry], counts, result.reasons | {"duplicate_id": len(drop)})
+        drop = pa.array([packed[begin : begin + ID_BYTES] for begin in range(0, len(packed), ID_BYTES)], ID)
+        documents, rejects = (entry.path for entry in result.files)
+        self._add_rejects(documents, rejects, drop)
+        self._remove_documents(documents, drop)
+        files = [self._entry(documents), self._entry(rejects)]
+        counts = {"files": result.counts["files"], "documents": files[0].rows, "rejects": files[1].rows}
+        errors = read_table(paths.join(self.output, rejects), ["error"])["error"].to_pylist()
+        yield ShardResult(files, counts, dict(Counter(errors)))
+
+    def _add_rejects(self, documents: str, rejects: str, drop: pa.Array) -> None:
+        known = read_table(paths.join(self.output, rejects))
+        there = known.filter(pc.equal(known["error"], "duplicate_id"))["document_id"].combine_chunks()
+        refused = [
+            _repeated_row(row)
+            for batch in read_batches(paths.join(self.output, documents), _REPEATED_COLUMNS)
+            for row in batch.filter(pc.is_in(batch["document_id"], drop)).to_pylist()
+            if not pc.is_in(pa.scalar(row["document_id"], ID), there).as_py()
+        ]
+        if refused:
+            table = pa.concat_tables([known, pa.Table.from_pylist(refused, REJECTS)])
+            write_table(self.output, rejects, table.combine_chunks())
+
+    def _remove_documents(self, documents: str, drop: pa.Array) -> None:
+        path = paths.join(self.output, documents)
+        ids = read_table(path, ["document_id"])["document_id"]
+        if pc.any(pc.is_in(ids, drop)).as_py():
+            with table_writer(self.output, documents, DOCUMENTS) as writer:
+                for batch in read_batches(path):
+                    writer.write(batch.filter(pc.invert(pc.is_in(batch["document_id"], drop))))
+
+    def _entry(self, relative: str) -> FileEntry:
+        path = paths.join(self.output, relative)
+        with paths.open_read(path) as handle:
+            rows = pq.ParquetFile(handle).metadata.num_rows
+            size = handle.seek(0, os.SEEK_END)
+        return FileEntry(path=relative, rows=rows, bytes=size, hash=paths.file_hash(path))
 
 
 def _document_row(file: InputFile, source: Source, found: Extracted) -> dict[str, Any]:
@@ -210,8 +235,7 @@ def _reject_row(file: InputFile, found: Reject) -> dict[str, Any]:
 
 def _repeated_row(row: dict[str, Any]) -> dict[str, Any]:
     message = f"the id {row['id']!r} stands earlier in source '{row['source']}'; ids must be unique"
-    kept = {name: row[name] for name in ("document_id", "id", "source", "path", "locator")}
-    return {**kept, "stage": "extract", "error": "duplicate_id", "message": message[:300]}
+    return {**row, "stage": "extract", "error": "duplicate_id", "message": message[:300]}
 
 
 def run(job: Job) -> Output:

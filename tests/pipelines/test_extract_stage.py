@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.extract.listing import list_source
-from pipelines.extract.stage import plan_tasks, run
+from pipelines.extract.stage import DropRepeatedIds, plan_tasks, run
+from pipelines.runner import ShardResult
 from schemas.documents import DOCUMENTS, REJECTS
 from schemas.errors import ConfigError
 from schemas.hashing import document_id, text_hash
@@ -101,6 +103,57 @@ def test_of_repeated_ids_the_first_stays_and_the_others_are_rejects(tmp_path, wo
     assert output.reasons == {"duplicate_id": 2}
     for entry in output.files:
         assert read_table(str(tmp_path / "out" / entry.path)).num_rows == entry.rows
+
+
+def write_shard(folder):
+    """A shard as extraction leaves it, and what must happen to it: the documents of its line 2 and 4 are repeated."""
+    docs = folder / "docs"
+    docs.mkdir()
+    write_jsonl(docs / "a.jsonl", [{"id": n, "text": f"{PROSE} {n}"} for n in range(6)] + [{"id": 7, "text": 5}])
+    _, output = extract(docs, folder / "out")
+    drop = b"".join(document_id("in", "a.jsonl", f"line={line}") for line in (2, 4))
+    return {"written": [ShardResult(output.files, output.counts, output.reasons)], "repeated": [drop]}
+
+
+def drop_repeated(folder, groups):
+    (result,) = DropRepeatedIds(str(folder / "out")).process((0, groups))
+    return result, {entry.path: (folder / "out" / entry.path).read_bytes() for entry in result.files}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("failures", [{1}, {2}, {1, 2}, {1, 3}, {2, 3}, {1, 2, 3}])
+def test_dropping_repeated_ids_may_die_at_any_write_and_run_again(tmp_path, monkeypatch, when, failures):
+    (tmp_path / "calm").mkdir()
+    (tmp_path / "stormy").mkdir()
+    expected = drop_repeated(tmp_path / "calm", write_shard(tmp_path / "calm"))
+    assert expected[0].counts == {"files": 1, "documents": 4, "rejects": 3}
+    assert expected[0].reasons == {"duplicate_id": 2, "text_not_string": 1}
+    groups = write_shard(tmp_path / "stormy")
+    rename, writes = os.replace, 0
+
+    def fail(old, new):
+        """The file appears or does not, and then the worker is gone."""
+        nonlocal writes
+        writes += 1
+        if writes not in failures or when == "after":
+            rename(old, new)
+        if writes in failures:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", fail)
+    deaths = 0
+    while True:
+        try:
+            drop_repeated(tmp_path / "stormy", groups)
+            break
+        except KeyboardInterrupt:
+            deaths += 1
+            ids = [row["id"] for kind in ("documents", "rejects") for row in rows(tmp_path / "stormy" / "out", kind)]
+            assert set(ids) == {"0", "1", "2", "3", "4", "5", "7"}  # whenever it dies, nothing is lost
+    assert 1 <= deaths <= len(failures)
+    assert drop_repeated(tmp_path / "stormy", groups) == expected
+    assert [row["id"] for row in rows(tmp_path / "stormy" / "out", "rejects")] == ["7", "1", "3"]
+    assert not list(tmp_path.rglob("*.writing"))
 
 
 def test_columns_have_names_of_their_own(tmp_path):
