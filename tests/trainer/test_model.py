@@ -285,6 +285,21 @@ def test_compiled_tiles_equal_separate_documents() -> None:
     torch.testing.assert_close(tiled, expected, atol=5e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["causal", "segments", pytest.param("tiles", marks=pytest.mark.slow)])
+def test_attention_is_computed_in_the_dtype_of_the_values(kind: str) -> None:
+    length = 2 * BLOCK
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(1, 4, length, 32, generator=generator)
+    k, v = torch.randn(2, 1, 2, length, 32, generator=generator)
+    document_BT = torch.arange(length)[None] // 100
+    mask = {"causal": None, "segments": document_mask(document_BT), "tiles": block_mask(document_starts(document_BT))}
+    with torch.no_grad():
+        mixed = attention(q, k, v.bfloat16(), mask[kind])
+        narrow = attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask[kind])
+    assert mixed.dtype == torch.bfloat16
+    assert torch.equal(mixed, narrow)
+
+
 def test_gpu_block_mask_equals_separate_documents() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no GPU")

@@ -85,7 +85,12 @@ def cached_mask(queries: int, keys: int, device: torch.device) -> torch.Tensor:
 
 
 def attention(q_BHTD: torch.Tensor, k_BKSD: torch.Tensor, v_BKSD: torch.Tensor, mask: Mask) -> torch.Tensor:
-    """Grouped-query attention, scaled by 1 / sqrt(D); query head h reads key head h // (H / K). (B, H, T, D)"""
+    """Grouped-query attention, scaled by 1 / sqrt(D); query head h reads key head h // (H / K). (B, H, T, D)
+
+    Computed in the values' dtype: under autocast these come straight from a matrix product, while the norm and the
+    rotation leave queries and keys in float32.
+    """
+    q_BHTD, k_BKSD = q_BHTD.to(v_BKSD.dtype), k_BKSD.to(v_BKSD.dtype)
     if isinstance(mask, BlockMask):
         return _compiled_flex()(q_BHTD, k_BKSD, v_BKSD, block_mask=mask, enable_gqa=True)
     if isinstance(mask, Segments):
