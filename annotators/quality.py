@@ -9,9 +9,9 @@ reduction over that array, its words or its lines; nothing loops over words.
 
 Definitions where the papers leave a choice
 - Space is what Unicode says is white space, and U+200B (it ends words in Khmer and Thai).
-- A *word* is a run of characters without space, punctuation included. Scripts written without spaces (Han,
-  kana, Thai, Lao, Khmer, Myanmar, Tibetan, ...) have no such words: there every two letters in a row are a word,
-  a last odd letter is one too, and combining marks and punctuation belong to the letter before them.
+- A *word* is a run of characters without space, punctuation included. Scripts written without spaces
+  (`schemas.languages.UNSPACED_SCRIPTS`) have no such words: there every two letters in a row are a word, a last odd
+  letter is one too, and combining marks and punctuation belong to the letter before them.
 - A *line* ends at a line feed; it is judged without the space around it, and blank lines do not count. A
   *paragraph* is a run of lines with no blank line between.
 - *Duplicate* lines, paragraphs and n-grams are those that occurred before in the same document; the first
@@ -37,11 +37,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import regex
 
 from annotators.sidecar import sidecar
+from schemas.hashing import GOLDEN, scramble
 from schemas.labels import QUALITY
+from schemas.languages import UNSPACED_SCRIPTS
 
-VERSION = "1"
+VERSION = "2"
 
 MAX_CHARACTERS = 1 << 21  # of one document that are judged
 CHUNK_CHARACTERS = 1 << 18  # texts are judged together up to this size: it fits the processor's cache
@@ -54,29 +57,8 @@ ELLIPSIS = ord("…")
 CLOSING = ".!?…\"'”’»›" + "。！？．｡」』" + "।॥" + "؟۔" + "։" + "።፧፨" + "។៕" + "၊။" + "།" + "჻" + "‽⁇⁈⁉"
 """Characters that end a line of prose: sentence ends, and the quotation marks that may follow them."""
 
-UNSPACED = (
-    (0x0E00, 0x0E7F),  # Thai
-    (0x0E80, 0x0EFF),  # Lao
-    (0x0F00, 0x0FFF),  # Tibetan
-    (0x1000, 0x109F),  # Myanmar
-    (0x1780, 0x17FF),  # Khmer
-    (0x1950, 0x19DF),  # Tai Le, New Tai Lue
-    (0x1A20, 0x1AAF),  # Tai Tham
-    (0x1B00, 0x1B7F),  # Balinese
-    (0x3005, 0x3007),  # ideographic iteration mark and zero
-    (0x3040, 0x30FF),  # Hiragana, Katakana
-    (0x3100, 0x312F),  # Bopomofo
-    (0x31F0, 0x31FF),  # Katakana extensions
-    (0x3400, 0x4DBF),  # Han extension A
-    (0x4E00, 0x9FFF),  # Han
-    (0xA980, 0xA9DF),  # Javanese
-    (0xAA60, 0xAA7F),  # Myanmar extended A
-    (0xF900, 0xFAFF),  # Han compatibility
-    (0xFF66, 0xFF9F),  # half-width Katakana
-    (0x1B000, 0x1B16F),  # Kana supplements
-    (0x20000, 0x323AF),  # Han extensions B to H
-)
-"""First and last code point of the scripts that are written without spaces between words."""
+KANA_MARKS = "〆ーｰﾞﾟ"
+"""Letters of no script of their own that are written among those of `UNSPACED_SCRIPTS`."""
 
 # Bits of a character's class.
 SPACE, ALPHABETIC, WORD_CHARACTER, NO_SPACES, BULLET, CLOSES = (1 << bit for bit in range(6))
@@ -166,8 +148,10 @@ def _classes() -> npt.NDArray[np.uint8]:
             kinds[code] = ALPHABETIC | WORD_CHARACTER
         elif category[0] == "N":
             kinds[code] = WORD_CHARACTER
-    for first, last in UNSPACED:
-        letters = kinds[first : last + 1]
+    everything = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x32400)]))
+    scripts = "".join(rf"\p{{{script}}}" for script in UNSPACED_SCRIPTS)
+    for match in regex.finditer(f"[{scripts}{KANA_MARKS}]+", everything):
+        letters = kinds[ord(match[0][0]) : ord(match[0][-1]) + 1]
         letters[letters & ALPHABETIC != 0] |= NO_SPACES
     kinds[0x200B] = SPACE
     kinds[[ord(character) for character in BULLETS]] |= BULLET
@@ -176,15 +160,14 @@ def _classes() -> npt.NDArray[np.uint8]:
 
 
 _powers: tuple[Hashes, Hashes] = (np.ones(0, np.uint64), np.ones(0, np.uint64))
-_BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
 
 
 def _base_powers(length: int) -> tuple[Hashes, Hashes]:
     """The first `length` powers of the hash's base and of its inverse, modulo 2**64; kept for the next call."""
     global _powers
     if len(_powers[0]) < length:
-        inverse = pow(_BASE, -1, 1 << 64)
-        _powers = (_geometric(_BASE, length), _geometric(inverse, length))
+        inverse = pow(GOLDEN, -1, 1 << 64)
+        _powers = (_geometric(GOLDEN, length), _geometric(inverse, length))
     return _powers[0][:length], _powers[1][:length]
 
 
@@ -194,17 +177,10 @@ def _geometric(ratio: int, length: int) -> Hashes:
     return np.cumprod(steps, dtype=np.uint64)
 
 
-def _scramble(values: Hashes) -> Hashes:
-    """Spread 64-bit integers over all bits (the finaliser of splitmix64)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
 def _prefix_hashes(codes: Codes) -> Hashes:
     """Polynomial hash of every prefix, one more than there are code points; see `_hash_spans`."""
     prefix = np.zeros(len(codes) + 1, dtype=np.uint64)
-    terms = _scramble(codes.astype(np.uint64) + np.uint64(_BASE))
+    terms = scramble(codes.astype(np.uint64) + np.uint64(GOLDEN))
     terms *= _base_powers(len(codes))[0]
     np.cumsum(terms, out=prefix[1:])
     return prefix
@@ -212,7 +188,7 @@ def _prefix_hashes(codes: Codes) -> Hashes:
 
 def _hash_spans(prefix: Hashes, begins: Positions, ends: Positions) -> Hashes:
     """Hash of each span of code points, the same wherever the span stands."""
-    return _scramble((prefix[ends] - prefix[begins]) * _base_powers(len(prefix))[1][begins])
+    return scramble((prefix[ends] - prefix[begins]) * _base_powers(len(prefix))[1][begins])
 
 
 def _word_bounds(kinds: npt.NDArray[np.uint8], space: Mask) -> tuple[Positions, Positions]:
@@ -316,7 +292,7 @@ def _repetition(hashes: Hashes, lengths: Positions, document: Positions, charact
     """
     total = np.concatenate([[0], np.cumsum(lengths)])
     # Words of different documents must differ: their hashes are scrambled with the document's number.
-    keys = _scramble(hashes + document.astype(np.uint64) * np.uint64(_BASE))
+    keys = scramble(hashes + document.astype(np.uint64) * np.uint64(GOLDEN))
     at, group, first_of_group, occurrences = _repeated(np.arange(len(keys)), keys)
     result = {}
     for n in range(2, DUPLICATE_NGRAMS[-1] + 1):
@@ -398,7 +374,7 @@ def _line_statistics(
 
 def _duplicates(hashes: Hashes, lengths: Positions, document: Positions, documents: int) -> tuple[Numbers, Numbers]:
     """Share of spans, and of their characters, that repeat an earlier span of the same document."""
-    keys = _scramble(hashes + document.astype(np.uint64) * np.uint64(_BASE))
+    keys = scramble(hashes + document.astype(np.uint64) * np.uint64(GOLDEN))
     later = np.ones(len(keys), dtype=bool)
     later[np.unique(keys, return_index=True)[1]] = False
     spans = np.bincount(document, minlength=documents).astype(np.float64)

@@ -3,7 +3,10 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_UNSPACED_LETTER = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]\p{M}*)"
+from schemas.languages import UNSPACED_SCRIPTS
+
+_SCRIPTS = "".join(rf"\p{{{script}}}" for script in UNSPACED_SCRIPTS)
+_UNSPACED_LETTER = rf"([{_SCRIPTS}]\p{{M}}*)"
 
 
 def windows(text: str, size: int, count: int) -> list[str]:

@@ -1,7 +1,7 @@
 """Texts as arrays of word hashes: what near-duplicates and contamination are looked for in.
 
 A word is a run of letters, combining marks and digits; punctuation, symbols and white space only separate. In scripts
-written without spaces (Han, kana, Bopomofo, Thai, Lao, Khmer, Myanmar) every character is a word.
+written without spaces (`schemas.languages.UNSPACED_SCRIPTS`) every character is a word.
 
 A word's hash is a polynomial of its code points in a fixed odd base, modulo 2**64, then mixed. All words of many texts
 are hashed at once from running sums; no loop in Python runs over words or characters. Collisions of 64 bits are left
@@ -17,12 +17,13 @@ from typing import Literal
 import numpy as np
 import regex
 
+from schemas.hashing import GOLDEN, scramble
+from schemas.languages import UNSPACED_SCRIPTS
+
 PIECE = 1 << 11  # characters: CPython's normalisation takes quadratic time on long runs of combining marks
 BLOCK = 1 << 17  # characters hashed at once: the working arrays stay near the cache
-BASE = 0x9E3779B97F4A7C15  # odd, hence invertible modulo 2**64
 STEP = 0xD6E8FEB86659FD93
 
-SPACELESS = ("Han", "Hiragana", "Katakana", "Bopomofo", "Thai", "Lao", "Khmer", "Myanmar")
 _SEPARATOR, _LETTER, _SPACELESS = 0, 1, 2
 
 
@@ -92,7 +93,7 @@ def ngrams(found: Words, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for size, running in windows(found.hashes, int(sizes.max(initial=0))):
         texts = np.flatnonzero(sizes == size)
         hashes[spans(begins[texts], counts[texts])] = running[spans(found.offsets[texts], counts[texts])]
-    return mix(hashes), counts
+    return scramble(hashes), counts
 
 
 def spans(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -100,13 +101,6 @@ def spans(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0
     return np.arange(total) + np.repeat(begins - (ends - counts), counts)
-
-
-def mix(values: np.ndarray) -> np.ndarray:
-    """A bijection of 64-bit numbers in which every bit depends on every bit (the finaliser of splitmix64)."""
-    mixed = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
 
 
 def _blocks(texts: Sequence[str], normalise: Callable[[str], str]) -> Iterator[tuple[list[str], list[int]]]:
@@ -140,11 +134,11 @@ def _hash_block(block: list[str], owners: list[int]) -> tuple[np.ndarray, np.nda
     begins = np.flatnonzero((letter[1:-1] & ~letter[:-2]) | alone[1:-1])
     ends = np.flatnonzero((letter[1:-1] & ~letter[2:]) | alone[1:-1]) + 1
     size = 1 << max(18, len(joined).bit_length())
-    powers, inverses = _powers(BASE, size), _powers(pow(BASE, -1, 1 << 64), size)
+    powers, inverses = _powers(GOLDEN, size), _powers(pow(GOLDEN, -1, 1 << 64), size)
     sums = np.zeros(len(joined) + 1, np.uint64)
     np.multiply(codes, powers[: len(joined)], out=sums[1:], dtype=np.uint64)
     np.cumsum(sums, out=sums)
-    hashes = mix((sums[ends] - sums[begins]) * inverses[begins])
+    hashes = scramble((sums[ends] - sums[begins]) * inverses[begins])
     ends_of_pieces = np.cumsum([len(piece) + 1 for piece in block])
     words = np.diff(np.searchsorted(begins, ends_of_pieces), prepend=0)
     return hashes, alone[1 + begins], np.repeat(np.array(owners, np.int64), words)
@@ -167,7 +161,7 @@ def _kinds() -> np.ndarray:
     kinds = np.zeros(len(everything), np.uint8)
     for match in regex.finditer(r"[\p{L}\p{M}\p{N}]+", everything):
         kinds[match.start() : match.end()] = _LETTER
-    scripts = "".join(rf"\p{{{script}}}" for script in SPACELESS)
+    scripts = "".join(rf"\p{{{script}}}" for script in UNSPACED_SCRIPTS)
     for match in regex.finditer(f"[{scripts}]+", everything):
         kinds[match.start() : match.end()] *= _SPACELESS
     return kinds

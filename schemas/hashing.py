@@ -10,6 +10,7 @@ import xxhash
 
 ID_BYTES = 16
 ID = pa.binary(ID_BYTES)
+GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio: odd, hence invertible modulo 2**64
 
 
 def document_id(source: str, path: str, locator: str) -> bytes:
@@ -30,6 +31,20 @@ def canonical_json(value: Any) -> str:
 def digest(value: Any) -> str:
     """Hex digest of a JSON-like value."""
     return xxhash.xxh3_128_hexdigest(canonical_json(value).encode())
+
+
+def scramble(numbers: np.ndarray, salt: str = "") -> np.ndarray:
+    """Map uint64 numbers to uint64 numbers one to one, so that every bit depends on every bit.
+
+    It is the finaliser of splitmix64 (Steele, Lea and Flood 2014): the same in every version of every library, unlike
+    the streams of a random generator. `salt` makes independent draws; without one 0 stays 0.
+    """
+    mixed = numbers.astype(np.uint64, copy=False)
+    if salt:
+        mixed = mixed * np.uint64(GOLDEN) + np.uint64(xxhash.xxh3_64_intdigest(salt.encode()))
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def uniform(keys: Iterable[bytes], *salt: object) -> np.ndarray:

@@ -31,6 +31,9 @@ Hebrew, Iranian and Turkic, hence reaches into Central Asia; `south-asia` is Ind
 `africa-and-creole` is Swahili and creoles.
 """
 
+UNSPACED_SCRIPTS = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")
+"""Unicode names of the scripts in wide use that put no spaces between words."""
+
 
 @dataclass(frozen=True, slots=True)
 class Language:

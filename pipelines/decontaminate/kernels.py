@@ -14,7 +14,8 @@ import numpy as np
 import xxhash
 
 from pipelines import words
-from pipelines.words import mix, spans
+from pipelines.words import spans
+from schemas.hashing import scramble
 
 FORMULAIC = 20  # an n-gram of more different items of one benchmark than this is a formula, not a leak
 LEAST_WORDS = 4  # shorter items say too little; two characters of a script without spaces count as one word
@@ -109,7 +110,7 @@ def overlap(index: Index, texts: Sequence[str]) -> Overlap:
     lengths = set(index.lengths.tolist())
     for size, running in words.windows(found.hashes, max(lengths, default=0)):
         if size in lengths:
-            hashes = mix(running)
+            hashes = scramble(running)
             places = np.flatnonzero(_maybe(index, hashes))
             keys = np.minimum(np.searchsorted(index.keys, hashes[places]), len(index.keys) - 1)
             owners = np.searchsorted(found.offsets, places, side="right") - 1

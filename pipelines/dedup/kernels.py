@@ -14,7 +14,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from pipelines import words
-from pipelines.words import Words, mix
+from pipelines.words import Words
+from schemas.hashing import GOLDEN, scramble
 
 MINHASH_BLOCK = 1 << 16  # shingles per block: two working arrays of 256 KiB, whatever the document's size
 NO_DATE = b"\xff"  # sorts after every date
@@ -68,7 +69,7 @@ def shingles(found: Words, ngram: int) -> tuple[np.ndarray, np.ndarray]:
 def permutations(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Multipliers (odd) and increments of `count` maps x -> a x + b modulo 2**32; two uint32 [count]."""
     start = np.uint64(xxhash.xxh3_64_intdigest(f"minhash\x1f{seed}".encode()))
-    draws = mix(np.arange(1, 2 * count + 1, dtype=np.uint64) * np.uint64(words.BASE) + start)
+    draws = scramble(np.arange(1, 2 * count + 1, dtype=np.uint64) * np.uint64(GOLDEN) + start)
     numbers = (draws >> np.uint64(32)).astype(np.uint32)
     return numbers[:count] | np.uint32(1), numbers[count:]
 

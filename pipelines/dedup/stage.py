@@ -21,10 +21,9 @@ import pyarrow as pa
 from pipelines.dedup import kernels
 from pipelines.runner import ShardResult, Task, run_pipeline, shard_tasks
 from pipelines.sidecars import id_array, id_halves, kept, kept_texts, read_keys, read_sidecar
-from pipelines.words import mix
 from schemas import paths
 from schemas.documents import DEDUP_DECISIONS
-from schemas.hashing import ID
+from schemas.hashing import ID, scramble
 from schemas.job import Job, Output
 from schemas.recipe import Dedup, Recipe
 from schemas.tables import read_table, write_table
@@ -118,7 +117,7 @@ class FindEdges(beam.DoFn):
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Packed]:
         edges = kernels.star_edges(unpacked(element[1], kernels.KEY))
-        mixed = mix(mix(edges["first"]) ^ edges["second"])
+        mixed = scramble(scramble(edges["first"]) ^ edges["second"])
         yield from packed(edges, mixed % np.uint64(self.partitions))
 
 
@@ -157,7 +156,7 @@ class ReadMembers(beam.DoFn):
             members[name] = ranks[name].to_numpy()
         dates = ranks["date"].to_pylist()
         members["date"] = [kernels.NO_DATE if date is None else date.encode() for date in dates]
-        yield from packed(members, mix(labels["component"]) % np.uint64(self.partitions))
+        yield from packed(members, scramble(labels["component"]) % np.uint64(self.partitions))
 
 
 class ChooseSurvivors(beam.DoFn):

@@ -9,6 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 import pymupdf
+import regex
+
+from schemas.languages import UNSPACED_SCRIPTS
 
 pymupdf.TOOLS.mupdf_display_errors(False)
 pymupdf.TOOLS.mupdf_display_warnings(False)
@@ -25,7 +28,9 @@ _WRAPPED_HYPHEN = "\x02"  # a hyphen at the end of a wrapped line, until the who
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f]")
 _UNMAPPED = re.compile("[\ufffd\ue000-\uf8ff]")
 # Scripts that put no space between words: a line break inside a paragraph stands for nothing.
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
+# So do the punctuation and the wide forms that stand among them.
+_SCRIPTS = "".join(rf"\p{{{script}}}" for script in UNSPACED_SCRIPTS)
+_UNSPACED = regex.compile(rf"[{_SCRIPTS}\u3000-\u303f\u30fb\u30fc\uff00-\uffef]")
 _COMPOUND = re.compile(r"\w+-\w+")
 _BROKEN_WORD = re.compile(rf"(\w+){_WRAPPED_HYPHEN}(\w+)")
 _CONJUNCTIONS = frozenset({"and", "or", "und", "oder"})  # "Haupt- und Nebenfach" keeps its hyphen and space

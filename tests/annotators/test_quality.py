@@ -32,6 +32,9 @@ def test_words_are_runs_without_space() -> None:
         ("用Python写", 3),  # Han, Latin, Han
         ("ใช้ได้", 2),  # four consonants and vowels that are letters; two marks
         ("Wi-Fi 무선", 2),
+        ("བོད་ཡིག", 2),  # four letters
+        ("コーヒー", 2),  # the mark of a long vowel is a letter of kana
+        ("ｺｰﾋｰ", 2),
         ("ສະບາຍ\u200bດີ", 4),  # five letters; one letter with a mark
         ("", 0),
         (" \n\u00a0", 0),

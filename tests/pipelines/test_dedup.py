@@ -11,11 +11,11 @@ from datasketch import MinHash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines import words
 from pipelines.dedup import kernels
 from pipelines.dedup.stage import run
-from pipelines.words import mix
 from schemas.errors import DataError
-from schemas.hashing import document_id
+from schemas.hashing import document_id, scramble
 from schemas.job import Job, Output
 from schemas.tables import read_table, write_table
 
@@ -54,6 +54,13 @@ def test_shingles_are_the_ngrams_of_the_words(texts: list[str], ngram: int) -> N
     assert len(set(names.values())) == len(names)
 
 
+@pytest.mark.parametrize("text", ["東京都", "ひらが", "カタカ", "ไทย", "ລາວ", "កខគ", "မြန", "བཡག"])
+def test_every_character_of_scripts_without_spaces_is_a_word(text: str) -> None:
+    found = words.split([text, "a b"], str)
+    assert found.lengths.tolist() == [3, 2]
+    assert found.spaceless_counts().tolist() == [3, 0]
+
+
 def test_shingles_do_not_depend_on_neighbours_or_length() -> None:
     draw = random.Random(1)
     long = " ".join(draw.choice(["alpha", "beta", "gámma", "δέλτα"]) + str(draw.randrange(99)) for _ in range(60_000))
@@ -76,7 +83,7 @@ def pairs_of_similarity(similarity: float, pairs: int, size: int, seed: int) -> 
     """Shingle hashes of 2 * `pairs` sets whose unions have `size` elements; sets 2i and 2i + 1 are a pair."""
     shared = round(size * similarity)
     alone = (size - shared) // 2
-    draws = mix(np.arange(pairs * size, dtype=np.uint64) + np.uint64(seed << 32)).reshape(pairs, size)
+    draws = scramble(np.arange(pairs * size, dtype=np.uint64) + np.uint64(seed << 32)).reshape(pairs, size)
     first, second = draws[:, : shared + alone], np.delete(draws, np.s_[shared : shared + alone], axis=1)
     sets = [part for pair in zip(first, second) for part in pair]
     return np.concatenate(sets), np.array([len(part) for part in sets])
@@ -116,7 +123,7 @@ def test_candidates_follow_the_published_curves(bands: int, rows: int, published
 
 
 def test_signatures_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    hashes = mix(np.arange(5000, dtype=np.uint64))
+    hashes = scramble(np.arange(5000, dtype=np.uint64))
     counts = np.array([1, 63, 1, 64, 128, 2000, 1, 2742])
     maps = kernels.permutations(0, 16)
     whole = kernels.signatures(hashes, counts, maps)

@@ -247,6 +247,8 @@ def test_wrapped_lines_and_hyphens() -> None:
         join_wrapped_lines("在纸出现以前，人们把文字写在\n许多不同的材料上。")
         == "在纸出现以前，人们把文字写在许多不同的材料上。"
     )
+    tibetan = "བོད་ཀྱི་སྐད་ཡིག་ནི་མི་རིགས་མང་པོས་བེད་སྤྱོད་བྱེད་པའི་"
+    assert join_wrapped_lines(f"{tibetan}\n{tibetan}") == tibetan * 2
     assert join_wrapped_lines("Name\nStreet\nTown") == "Name\nStreet\nTown"
 
 
