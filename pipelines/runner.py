@@ -118,8 +118,9 @@ def _options(arguments: tuple[str, ...]) -> tuple[str | None, PipelineOptions]:
     # Workers are started as `python -m ...`, which would put the working directory, and whatever folder named
     # `pipelines` lies in it, before the installed packages.
     os.environ["PYTHONSAFEPATH"] = "1"
-    logging.getLogger("apache_beam").setLevel(logging.ERROR)
     named = any(argument.split("=")[0] == "--runner" for argument in arguments)
+    if not named:  # what goes wrong here is raised here, and Beam would log it as well
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     options = PipelineOptions(list(arguments))
     unknown = _unknown_options(arguments)
     if unknown:
@@ -161,15 +162,19 @@ def _one_line_errors() -> Iterator[None]:
     """Beam wraps an error of a worker in pages of text; give back the one line that was written for a person."""
     try:
         yield
-    except (ConfigError, DataError):
-        raise
+    except (ConfigError, DataError) as error:
+        raise type(error)(_without_place(str(error))) from error
     except Exception as error:
         text = str(error)
         for kind in (ConfigError, DataError):
             marker = f"{kind.__module__}.{kind.__qualname__}: "
             if marker in text:
-                raise kind(text.rsplit(marker, 1)[1].splitlines()[0].split(" [while running")[0]) from error
+                raise kind(_without_place(text.rsplit(marker, 1)[1].splitlines()[0])) from error
         raise
+
+
+def _without_place(message: str) -> str:
+    return message.split(" [while running", 1)[0]
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ ModelName = Literal["qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-1
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 NUMERIC_LABELS = {
@@ -106,8 +106,14 @@ class Annotate(Section):
     """Which labels are made."""
 
     labels: list[Literal["language", "quality", "educational", "domain", "safety"]] = Field(
-        ["language", "quality", "educational", "domain", "safety"], description="Annotators that run."
+        ["language", "quality", "educational", "domain", "safety"], min_length=1, description="Annotators that run."
     )
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "Annotate":
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("`labels` names an annotator twice")
+        return self
 
 
 class Range(Section):
@@ -176,8 +182,13 @@ class Filter(Section):
         return self
 
     def needs(self) -> set[str]:
-        """The annotators whose labels the rules speak of."""
-        return {NUMERIC_LABELS[column] for column in (*self.rules, *self.code_rules)}
+        """The annotators whose labels the section speaks of."""
+        needed = {NUMERIC_LABELS[column] for column in (*self.rules, *self.code_rules)}
+        if self.languages is not None:
+            needed.add("language")
+        if self.code_rules:
+            needed.add("domain")
+        return needed
 
 
 class Dedup(Section):
@@ -227,6 +238,12 @@ class LongMixture(Section):
     boundary: int = Field(gt=0, description="Tokens; the report uses half the sequence length.")
     minimum: int = Field(gt=0, description="Shorter documents are not used; the report uses an eighth.")
 
+    @model_validator(mode="after")
+    def _ordered(self) -> "LongMixture":
+        if self.minimum > self.boundary:
+            raise ValueError(f"minimum ({self.minimum}) is above boundary ({self.boundary})")
+        return self
+
 
 class Mixture(Section):
     """A document's weight is the product of the weights of its labels; a label not named weighs 1."""
@@ -237,6 +254,11 @@ class Mixture(Section):
     educational: dict[int, Weight] = Field({}, description="Educational bin (0 to 3) -> weight.")
     source: dict[str, Weight] = Field({}, description="Source name -> weight.")
     lengths: LongMixture | None = Field(None, description="Shares by length; absent: any length.")
+
+    def needs(self) -> set[str]:
+        """The annotators whose labels the weights speak of."""
+        named = {"language": self.language or self.group, "domain": self.domain, "educational": self.educational}
+        return {label for label, weights in named.items() if weights}
 
     @model_validator(mode="after")
     def _known(self) -> "Mixture":

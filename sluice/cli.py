@@ -289,11 +289,10 @@ def recipe_check(recipe: RecipeFile, settings: Settings = None) -> None:
     """Say whether a recipe is valid, without running anything."""
     from schemas.recipe import load_recipe
     from sluice.road import stages_of
+    from sluice.run import check
 
     loaded = load_recipe(recipe, tuple(settings or ()))
-    for stage in stages_of(loaded):
-        stage.config(loaded)
-        stage.outside(loaded)
+    check(loaded, stages_of(loaded))
     typer.echo(f"{recipe}: valid; {len(stages_of(loaded))} stages, {len(loaded.sources)} sources")
 
 
@@ -331,7 +330,10 @@ def _stage(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: 0 done, 1 failed, 2 bad configuration, 130 interrupted. Beam's options stand after `--`."""
+    """Entry point. Beam's options stand after `--`.
+
+    Exit codes: 0 done, or stopped by SIGTERM with everything saved; 1 failed; 2 bad configuration; 130 interrupted.
+    """
     given = sys.argv[1:] if arguments is None else arguments
     cut = given.index("--") if "--" in given else len(given)
     obj: Any = tuple(given[cut + 1 :])

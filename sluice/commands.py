@@ -29,6 +29,8 @@ def run_recipe(
             raise ConfigError(f"{option} {name}: this recipe has no such stage; it has {known}")
     if until is not None:
         stages = stages[: [stage.name for stage in stages].index(until) + 1]
+    if redo_from is not None and redo_from not in {stage.name for stage in stages}:
+        raise ConfigError(f"--from {redo_from}: comes after --until {until}")
     output = _folder(output or f"runs/{recipe.name}")
     run(recipe, output, stages, redo_from=redo_from, beam_options=beam_options)
     report = write_report(output)
@@ -87,7 +89,9 @@ def _recipe_for(
 ) -> Recipe:
     """The settings of a single stage: of a recipe file, of the run that the input is, or the defaults."""
     mapping = _columns(columns)
-    name = re.sub(r"[^a-z0-9_-]+", "-", Path(output).name.lower()).strip("-_") or "run"
+    if made and mapping:
+        raise ConfigError(f"{source}: holds finished datasets, so --column has nothing to say")
+    name = re.sub(r"[^a-z0-9_-]+", "-", Path(output).name.lower()).strip("-_")[:60] or "run"
     value: dict[str, Any] = {}
     base = Path.cwd()
     run_recipe_file = paths.join(source, RECIPE_FILE)

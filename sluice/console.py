@@ -20,7 +20,7 @@ class Quiet:
 
 
 class StageProgress:
-    """Shows one stage: how much is done, the rate and the time left. Made by `stage_progress`."""
+    """Shows one stage: how much is done, the rate and the time left."""
 
     def __init__(self, name: str) -> None:
         self.name = name

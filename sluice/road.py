@@ -6,13 +6,14 @@ version when the code of a stage changes what it writes.
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from schemas import paths
 from schemas.errors import ConfigError
 from schemas.hashing import canonical_json, digest
 from schemas.manifest import Manifest
-from schemas.recipe import HOW_IT_RUNS, Pretrain, Recipe
+from schemas.recipe import HOW_IT_RUNS, Recipe, training_of
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,26 @@ def _source_files(recipe: Recipe) -> dict[str, str]:
 
 
 def _annotators(recipe: Recipe) -> dict[str, Any]:
+    import annotators
     from annotators.table import annotator
 
-    return {"labels": {name: annotator(name).VERSION for name in sorted(recipe.annotate.labels)}}
+    models = {path.stem: path for path in Path(annotators.__file__).with_name("models").glob("*.ftz")}
+    return {
+        "labels": {
+            name: [annotator(name).VERSION, *([paths.file_hash(str(models[name]))] if name in models else [])]
+            for name in sorted(recipe.annotate.labels)
+        }
+    }
+
+
+def _require_labels(section: str, needed: set[str], recipe: Recipe) -> None:
+    missing = sorted(needed - set(recipe.annotate.labels))
+    if missing:
+        raise ConfigError(f"`{section}` speaks of the label '{missing[0]}', which `annotate.labels` leaves out")
 
 
 def _filter(recipe: Recipe) -> dict[str, Any]:
-    missing = sorted(recipe.filter.needs() - set(recipe.annotate.labels))
-    if missing:
-        raise ConfigError(f"the rules of `filter` need the label '{missing[0]}', which `annotate.labels` leaves out")
+    _require_labels("filter", recipe.filter.needs(), recipe)
     return recipe.filter.model_dump()
 
 
@@ -90,14 +102,10 @@ def _tokenizer(recipe: Recipe) -> dict[str, Any]:
     return {**recipe.tokenizer.model_dump(exclude={"path"}), "seed": recipe.seed}
 
 
-def pretrain_section(recipe: Recipe) -> Pretrain:
-    if recipe.pretrain is None:
-        raise ConfigError("the recipe has no section `pretrain`, which this stage needs")
-    return recipe.pretrain
-
-
 def _mix(recipe: Recipe) -> dict[str, Any]:
-    stages = pretrain_section(recipe).stages
+    stages = training_of(recipe).stages
+    for stage in stages:
+        _require_labels(f"pretrain.stages.{stage.name}.mixture", stage.mixture.needs(), recipe)
     plans = [stage.model_dump(mode="json", include={"name", "tokens", "mixture"}) for stage in stages]
     return {**recipe.mix.model_dump(), "plans": plans, "seed": recipe.seed}
 
@@ -106,14 +114,14 @@ def _pack(recipe: Recipe) -> dict[str, Any]:
     stages = [
         stage.model_dump(include={"name", "sequence_length", "packing"})
         | {"minimum": stage.mixture.lengths.minimum if stage.mixture.lengths else None}
-        for stage in pretrain_section(recipe).stages
+        for stage in training_of(recipe).stages
     ]
     return {"stages": stages, "seed": recipe.seed}
 
 
 def _pretrain(recipe: Recipe) -> dict[str, Any]:
-    value = pretrain_section(recipe).model_dump(mode="json", exclude={"stages", *HOW_IT_RUNS})
-    stages = [stage.model_dump(exclude={"mixture", "packing"}) for stage in pretrain_section(recipe).stages]
+    value = training_of(recipe).model_dump(mode="json", exclude={"stages", *HOW_IT_RUNS})
+    stages = [stage.model_dump(exclude={"mixture", "packing"}) for stage in training_of(recipe).stages]
     return {**value, "stages": stages, "seed": recipe.seed}
 
 
@@ -174,7 +182,7 @@ ROAD: tuple[Stage, ...] = (
         ("extract", "tokenizer"),
         ("annotate", "split"),
     ),
-    Stage("mix", 1, "pipelines.mix.stage:run", "a plan per stage of training", _mix, ("tokenize",)),
+    Stage("mix", 2, "pipelines.mix.stage:run", "a plan per stage of training", _mix, ("tokenize",)),
     Stage("pack", 1, "pipelines.pack.stage:run", "sequences", _pack, ("tokenize", "mix")),
     Stage(
         "pretrain",
@@ -182,7 +190,7 @@ ROAD: tuple[Stage, ...] = (
         "trainer.stages:pretrain",
         "the stages of training",
         _pretrain,
-        ("tokenizer", "tokenize", "pack"),
+        ("tokenizer", "tokenize", "mix", "pack"),
         resumes=True,
     ),
     Stage(

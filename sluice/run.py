@@ -32,9 +32,10 @@ from schemas import paths
 from schemas.errors import ConfigError, DataError
 from schemas.job import Job, Output
 from schemas.manifest import MANIFEST, Manifest, read_manifest, stage_key, write_manifest
-from schemas.recipe import Recipe
+from schemas.recipe import Recipe, training_of
 from sluice.console import Quiet, StageProgress, clock, console, size
 from sluice.road import ROAD, STAGES, Stage
+from trainer.schedule import check_training
 
 RUN_FILE, RECIPE_FILE, VERSIONS_FILE = "run.json", "recipe.yaml", "versions.json"
 UNFINISHED, REPLACED, KEY_FILE = "unfinished", "replaced", "key"
@@ -68,11 +69,10 @@ def run(
     where the configuration is at fault.
     """
     given = given or {}
-    outside: dict[str, dict[str, str]] = {}
-    for stage in stages:  # whatever the configuration gets wrong is told before any work
-        stage.config(recipe)
-        outside[stage.name] = stage.outside(recipe)
+    outside = check(recipe, stages, output)
     if _rank() is not None:
+        if redo_from is not None:
+            raise ConfigError("--from: torchrun goes on with training and redoes nothing; redo in one process")
         _require_data(recipe, output, stages, given, outside)
     if _rank():
         return _follow(recipe, output, stages, given, outside)
@@ -97,6 +97,25 @@ def run(
             done[stage.name] = step.folder
             steps.append(step)
         return steps
+
+
+def check(recipe: Recipe, stages: tuple[Stage, ...], output: str | None = None) -> dict[str, dict[str, str]]:
+    """Tell whatever the configuration gets wrong before any work; returns what each stage reads from outside the run.
+
+    Raises ConfigError.
+    """
+    outside: dict[str, dict[str, str]] = {}
+    for stage in stages:
+        stage.config(recipe)
+        if stage.resumes:
+            check_training(training_of(recipe))
+            if output is not None and not paths.is_local(output):
+                raise ConfigError(
+                    f"--output {output}: training writes to a local folder; stop with `--until pack`, copy the run "
+                    "and train there"
+                )
+        outside[stage.name] = stage.outside(recipe)
+    return outside
 
 
 def _rank() -> int | None:
@@ -231,10 +250,13 @@ def _set_aside(folder: str, output: str, name: str) -> None:
     manifest = read_manifest(folder)
     key_file = paths.join(folder, KEY_FILE)
     key = manifest.key if manifest else paths.read_text(key_file) if paths.exists(key_file) else "unknown"
-    target = paths.join(output, REPLACED, f"{name}-{key[:12]}")
-    paths.remove(target)
+    target = first = paths.join(output, REPLACED, f"{name}-{key[:12]}")
+    number = 1
+    while paths.exists(target):
+        number += 1
+        target = f"{first}-{number}"
     paths.rename(folder, target)
-    console.print(f"  the recipe has changed since {folder} was made; it is kept as {target}")
+    console.print(f"  {folder} makes room for a new training; it is kept as {target}")
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -186,3 +186,59 @@ def test_data_stages_on_an_object_store_write_the_same_bytes(finished):
     found = {path.removeprefix("/bucket/run/"): hashlib.sha256(fs.cat(path)).hexdigest() for path in fs.find("/bucket")}
     remote = {path: value for path, value in found.items() if path.split("/")[0] in ROAD[:10]}
     assert remote == {path: value for path, value in contents(run).items() if path.split("/")[0] in ROAD[:10]}
+
+
+LABELS = {
+    "ar": "arb_Arab", "de": "deu_Latn", "el": "ell_Grek", "en": "eng_Latn", "es": "spa_Latn", "fr": "fra_Latn",
+    "he": "heb_Hebr", "hi": "hin_Deva", "ja": "jpn_Jpan", "ko": "kor_Hang", "ru": "rus_Cyrl", "sw": "swh_Latn",
+    "th": "tha_Thai", "tr": "tur_Latn", "vi": "vie_Latn", "zh": "zho_Hans",
+}  # fmt: skip
+
+
+def rows_of(run, stage, folder, columns):
+    from schemas.tables import read_table
+
+    files = sorted((run / stage / folder).glob("*.parquet"))
+    return [row for path in files for row in read_table(str(path), columns).to_pylist()]
+
+
+def test_the_corpus_comes_out_as_it_was_written(finished):
+    """What its authors put into the corpus is the oracle: the language in a file's name, the copies, the bait."""
+    _, run, _ = finished
+    documents = rows_of(run, "extract", "documents", ["document_id", "path"])
+    labels = rows_of(run, "annotate", "language", ["document_id", "language"])
+    filtered = rows_of(run, "filter", "decisions", ["document_id", "keep"])
+    clusters = rows_of(run, "dedup", "decisions", ["document_id", "keep", "reasons", "cluster_id", "survivor_id"])
+    assert [row["document_id"] for row in documents] == [row["document_id"] for row in labels]
+    by_path = {
+        document["path"].rsplit("/", 1)[-1]: (label["language"], kept["keep"], cluster)
+        for document, label, kept, cluster in zip(documents, labels, filtered, clusters)
+    }
+    named = {name: LABELS[name.split(".")[1]] for name in by_path if name.count(".") == 2 and name != "note.en.txt"}
+    assert len(named) >= 20 and len(set(named.values())) >= 12
+    wrong = {name: by_path[name][0] for name, label in named.items() if by_path[name][0] != label}
+    assert len(wrong) <= 1, wrong
+    assert {name for name, (_, keep, _) in by_path.items() if not keep} >= {"note.en.txt", "shop.en.html"}
+    for one, other, reason in (
+        ("lighthouse.en.txt", "lighthouse-copy.en.txt", "exact_duplicate"),
+        ("bicycle-tyre.en.md", "bicycle-tyre-mirror.en.txt", "near_duplicate"),
+    ):
+        pair = [by_path[one][2], by_path[other][2]]
+        assert pair[0]["cluster_id"] == pair[1]["cluster_id"]
+        assert sorted(row["keep"] for row in pair) == [False, True]
+        assert next(row for row in pair if not row["keep"])["reasons"] == [reason]
+    rejects = rows_of(run, "extract", "rejects", ["path", "error"])
+    assert [row["error"] for row in rejects if row["path"].endswith("scan.en.pdf")] == ["needs_ocr"]
+
+
+def test_no_file_and_no_cluster_is_on_both_sides_of_the_split(finished):
+    _, run, _ = finished
+    documents = rows_of(run, "extract", "documents", ["path", "source"])
+    splits = rows_of(run, "split", "split", ["split"])
+    clusters = rows_of(run, "dedup", "decisions", ["cluster_id"])
+    sides = {}
+    for document, split, cluster in zip(documents, splits, clusters):
+        if split["split"] != "dropped" and not document["path"].endswith((".jsonl", ".parquet")):
+            for key in ((document["source"], document["path"]), cluster["cluster_id"]):
+                assert sides.setdefault(key, split["split"]) == split["split"]
+    assert set(sides.values()) == {"train", "validation"}
