@@ -5,10 +5,9 @@ middle and end. Of source code only the comments are read. The sample is reduced
 digits, markup and emoji neither help nor harm.
 
 - `und`: fewer than MIN_LETTERS letters in the sample.
-- `other`: the best label has a probability below MIN_SCORE, or fewer than a fifth of the letters are in the
-script of
-  that label (the 119 do not include the languages of, say, Ethiopic or Cherokee script, for which the model
-  must guess). The score and the margin are then still those of the best of the 119.
+- `other`: the best label has a probability below MIN_SCORE, or fewer than a fifth of the letters are in the script
+  of that label (the 119 do not include the languages of, say, Ethiopic or Cherokee script, for which the model must
+  guess). The score and the margin are then still those of the best of the 119.
 """
 
 from functools import cache

@@ -6,8 +6,8 @@ characters up to 2,000, else four of them from the beginning to the end. `unsafe
 harm in that window, given from a score of 0.5 on. A text without words scores 0.
 
 `pii_count` counts e-mail addresses, phone numbers and IP addresses (v4 and v6) in the first 100,000
-characters by regular expressions of linear time (RE2). Where they overlap each is counted once: addresses
-first, then numbers.
+characters, in one pass of a regular expression of linear time (RE2). Of those that overlap the first one is
+counted, and of those that begin together an address before a number. A text without a digit or `@` has none.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ from annotators.sidecar import sidecar
 from annotators.text import tokens, windows
 from schemas.labels import SAFETY
 
-VERSION = "1"
+VERSION = "2"
 
 WINDOW, WINDOWS = 500, 4
 CATEGORIES = ("harm", "hate", "offensive", "spam")
@@ -39,6 +39,8 @@ PHONE = (
     r"|\b\d{3}[.-]\d{3}[.-]\d{4}\b"  # 555-123-4567
     r"|\b0\d{1,4}[ /-]\d{3,4}[ -]?\d{3,5}\b"  # 030/1234567
 )
+
+PII = f"{EMAIL}|{IP_ADDRESS}|{PHONE}"
 
 
 def annotate(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -70,9 +72,8 @@ def unsafe(documents: list[list[str]]) -> tuple[list[float], list[str | None]]:
 
 def count_pii(text: pa.Array) -> list[int]:
     """Number of e-mail addresses, phone numbers and IP addresses in each text."""
-    rest = pc.utf8_slice_codeunits(text, 0, PII_CHARACTERS)
+    begin = pc.utf8_slice_codeunits(text, 0, PII_CHARACTERS)
+    possible = pc.match_substring_regex(begin, "[0-9@]")
     total = np.zeros(len(text), dtype=np.int64)
-    for pattern in (EMAIL, IP_ADDRESS, PHONE):
-        total += pc.count_substring_regex(rest, pattern).to_numpy(zero_copy_only=False)
-        rest = pc.replace_substring_regex(rest, pattern, " ")
+    total[possible.to_numpy(zero_copy_only=False)] = pc.count_substring_regex(begin.filter(possible), PII).to_numpy()
     return total.tolist()

@@ -82,6 +82,11 @@ def test_personal_data_is_counted(text: str, count: int) -> None:
     assert safety.annotate(documents([text]))["pii_count"].to_pylist() == [count]
 
 
+def test_personal_data_is_counted_row_by_row_among_texts_that_cannot_hold_any() -> None:
+    texts = ["no marks at all", "jane@example.org", "", "@ 7", "10.0.0.1 or 10.0.0.2 or 030/1234567", "none again"]
+    assert safety.annotate(documents(texts))["pii_count"].to_pylist() == [0, 1, 0, 0, 3, 0]
+
+
 def test_the_worst_window_decides() -> None:
     calm = "The library opens at nine, and the reading room is on the second floor beside the stairs. " * 40
     spam = "FREE!!! Click here NOW to claim your $$$ prize, limited offer, buy cheap viagra online! " * 8
