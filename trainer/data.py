@@ -122,17 +122,31 @@ def group_names(table: pa.Table, columns: Sequence[str]) -> pa.DictionaryArray:
     return joined.combine_chunks().dictionary_encode()
 
 
+def _merged_cells(job: Job) -> dict[str, str]:
+    """The mix's cells and what each was merged into; nothing where the job has no mix."""
+    if "mix" not in job.inputs:
+        return {}
+    try:
+        return dict(job.manifest("mix").extra["cells"])
+    except KeyError as error:
+        raise DataError(
+            f"{job.inputs['mix']}: the manifest does not say its cells; make the mix stage again"
+        ) from error
+
+
 class TokenShards:
     """The documents of a tokenize dataset, by shard and row.
 
     Args:
         group: columns whose values put documents into groups, for losses: `groups` has the values, joined by a bar.
+            Absent: the cells, merged as the job's mix has merged them if it has one.
+        verify_all: read every byte of every shard now. Otherwise a shard is verified when a document of it is read.
 
     Raises:
-        DataError: a shard is missing or differs from its manifest. Every byte is read once to know.
+        DataError: a shard is missing or differs from its manifest.
     """
 
-    def __init__(self, job: Job, group: Sequence[str] = ("cell",)) -> None:
+    def __init__(self, job: Job, group: Sequence[str] | None = None, *, verify_all: bool = True) -> None:
         manifest = job.manifest("tokenize")
         self.entries = manifest.select("tokens")
         self.paths = job.files("tokenize", "tokens")
@@ -142,18 +156,30 @@ class TokenShards:
             self.end_of_document = int(manifest.extra["end_of_document"])
         except KeyError as error:
             raise DataError(f"{job.inputs['tokenize']}: the manifest does not say its {error.args[0]}") from error
-        self._group = tuple(group)
+        self._group = ("cell",) if group is None else tuple(group)
+        self._wider = _merged_cells(job) if group is None else {}
+        self._verified: set[int] = set()
         self._shard = functools.lru_cache(maxsize=2 * WINDOW)(self._open)
         names: set[str] = set()
-        for path, entry in zip(self.paths, self.entries):
-            verify(path, entry)
-            names.update(_Shard(path, entry, self._group).group.dictionary.to_pylist())
+        for shard, (path, entry) in enumerate(zip(self.paths, self.entries)):
+            if verify_all:
+                self._verify(shard)
+            names.update(self._names(_Shard(path, entry, self._group)))
         self.groups = sorted(names)
         self._number = {name: number for number, name in enumerate(self.groups)}
 
+    def _verify(self, shard: int) -> None:
+        if shard not in self._verified:
+            verify(self.paths[shard], self.entries[shard])
+            self._verified.add(shard)
+
+    def _names(self, opened: _Shard) -> list[str]:
+        return [self._wider.get(name, name) for name in opened.group.dictionary.to_pylist()]
+
     def _open(self, shard: int) -> tuple[_Shard, np.ndarray]:
+        self._verify(shard)
         opened = _Shard(self.paths[shard], self.entries[shard], self._group)
-        lookup = np.array([self._number[name] for name in opened.group.dictionary.to_pylist()], dtype=np.int64)
+        lookup = np.array([self._number[name] for name in self._names(opened)], dtype=np.int64)
         return opened, lookup[opened.group.indices.to_numpy()]
 
     def where(self, shard: int, row: int) -> str:

@@ -55,7 +55,7 @@ def run(job: Job) -> Output:
     files.append(write_plan(job.output, VALIDATION, plan_table(validation, once, once.astype(np.int32))))
     job.progress.update(len(stages), len(stages), "stages")
     counts = {"documents": documents.num_rows, TRAIN: train.num_rows, VALIDATION: validation.num_rows}
-    return Output(sorted(files, key=lambda entry: entry.path), counts, {}, {"stages": extra})
+    return Output(sorted(files, key=lambda entry: entry.path), counts, {}, {"stages": extra, "cells": cells})
 
 
 def read_documents(job: Job) -> pa.Table:
@@ -74,10 +74,10 @@ def read_documents(job: Job) -> pa.Table:
 
 
 def merged_cells(documents: pa.Table, minimum: int) -> dict[str, str]:
-    """Cell -> merged cell, by training tokens alone; a cell seen only in validation counts as empty."""
+    """Cell -> merged cell, sorted, by training tokens alone; a cell seen only in validation counts as empty."""
     tokens = pc.if_else(pc.equal(documents["split"], TRAIN), documents["tokens"], 0)
     sums = pa.table({"cell": documents["cell"], "tokens": tokens}).group_by("cell").aggregate([("tokens", "sum")])
-    return merge_small(dict(zip(sums["cell"].to_pylist(), sums["tokens_sum"].to_pylist())), minimum)
+    return merge_small(dict(sorted(zip(sums["cell"].to_pylist(), sums["tokens_sum"].to_pylist()))), minimum)
 
 
 def with_merged(documents: pa.Table, cells: dict[str, str]) -> pa.Table:

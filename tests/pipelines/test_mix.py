@@ -226,12 +226,14 @@ def test_copies_do_not_depend_on_the_order_of_the_shards(tmp_path):
 def test_small_cells_are_merged_by_training_tokens_alone(tmp_path):
     train, validation = corpus(200), corpus(400, "validation", 200)
     a_recipe = recipe(stage(), stage("s2"), cell_tokens=400)
-    _, plans = mix(tmp_path, [train, validation], a_recipe)
+    done, plans = mix(tmp_path / "a", [train, validation], a_recipe)
     where = {}
     for name, rows in (("s1", [train]), ("s2", [train]), ("validation", [train, validation])):
         for row in plans[name]:
             where.setdefault(rows[row["shard"]][row["row"]]["cell"], set()).add(row["cell"])
-    assert all(len(merged) == 1 for merged in where.values()), "one map for all plans"
+    assert {name: {merged} for name, merged in done.extra["cells"].items()} == where, "one map for all plans"
+    again, _ = mix(tmp_path / "b", [validation, train[::-1]], a_recipe)
+    assert list(again.extra["cells"].items()) == list(done.extra["cells"].items())
     sizes = {}
     for row in train:
         (merged,) = where[row["cell"]]

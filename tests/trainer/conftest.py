@@ -61,6 +61,12 @@ class Toy:
         folder.mkdir(exist_ok=True)
         return Job(Recipe.model_validate(value), self.inputs, str(folder), Quiet())
 
+    def add_mix(self, **extra: Any) -> None:
+        """Put a mix without plans among the inputs."""
+        self.inputs["mix"] = str(self.root / "mix")
+        manifest = Manifest(stage="mix", version=1, key="k", config={}, inputs={}, files=[], extra=extra)
+        write_manifest(self.inputs["mix"], manifest)
+
 
 def document(seed: int, words: int) -> str:
     return " ".join(random.Random(seed).choice(WORDS) for _ in range(words))

@@ -165,6 +165,30 @@ def test_order_mixes_evenly() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------
+# Groups
+
+
+def test_groups_are_the_cells_as_the_mix_merged_them(toy: Any) -> None:
+    merged = {f"english/{domain}/{bin}": f"english/{domain}/*" for domain in ("code", "prose") for bin in range(2)}
+    raw = TokenShards(toy.job())
+    toy.add_mix(cells=merged)
+    shards = TokenShards(toy.job())
+    assert raw.groups == sorted(merged)
+    assert shards.groups == ["english/code/*", "english/prose/*"]
+    for shard, documents in enumerate(toy.shards):
+        for row in range(len(documents)):
+            before, after = raw.document(shard, row)[1], shards.document(shard, row)[1]
+            assert shards.groups[after] == merged[raw.groups[before]]
+    assert TokenShards(toy.job(), ("language",)).groups == ["deu_Latn", "eng_Latn"]
+
+
+def test_a_mix_that_does_not_say_its_cells_is_refused(toy: Any) -> None:
+    toy.add_mix()
+    with pytest.raises(DataError, match="mix: the manifest does not say its cells; make the mix stage again"):
+        TokenShards(toy.job())
+
+
+# ---------------------------------------------------------------------------------------------------------------
 # Damage
 
 
@@ -188,6 +212,19 @@ def test_a_changed_shard_is_named(toy: Any) -> None:
     path.unlink()
     with pytest.raises(DataError, match=r"00001\.arrow: cannot be read"):
         TokenShards(job)
+
+
+def test_a_changed_shard_is_named_when_it_is_read_if_not_before(toy: Any) -> None:
+    job = toy.job()
+    path = Path(job.inputs["tokenize"]) / "tokens/00001.arrow"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    shards = TokenShards(job, verify_all=False)
+    assert shards.document(0, 0)[0].tolist() == toy.shards[0][0]
+    for read in (lambda: shards.document(1, 0), lambda: shards.describe(1, 0), lambda: list(shards.scan())):
+        with pytest.raises(DataError, match=r"00001\.arrow: differs from its manifest"):
+            read()
 
 
 def test_a_shard_shorter_than_its_manifest_says_is_named(toy: Any) -> None:

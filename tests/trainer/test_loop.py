@@ -85,6 +85,19 @@ def test_losses_of_cells_sum_to_the_total(toy: Any) -> None:
         assert nll / labels == pytest.approx(line["loss"], rel=1e-12)
 
 
+def test_cells_of_the_metrics_are_those_of_the_mix(toy: Any) -> None:
+    raw = toy.job("raw")
+    pretrain(raw)
+    toy.add_mix(cells=dict.fromkeys(TokenShards(raw).groups, "*/*/*"))
+    merged = toy.job("merged")
+    pretrain(merged)
+    for before, after in zip(metrics.read(Path(raw.output)), metrics.read(Path(merged.output)), strict=True):
+        assert before.keys() == after.keys()
+        for key in {"cells", "validation_cells"} & set(before):
+            assert set(after[key]) == {"*/*/*"} != set(before[key])
+            assert after[key]["*/*/*"] == pytest.approx(np.array(list(before[key].values())).sum(0), rel=1e-12)
+
+
 def test_accumulation_changes_only_rounding(toy_factory: Callable[..., Any]) -> None:
     toy = toy_factory(packed=True)
     runs = []
