@@ -23,9 +23,10 @@ from schemas.labels import check_sidecar
 from schemas.manifest import FileEntry
 from schemas.tables import read_batches, read_table
 from tokenizer.qwen import ADDED_TOKENS, Tokenizer, write_tokenizer
-from tokenizer.train import train
+from tokenizer.train import from_tiktoken_ranks, train
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
+RANKS = ".tiktoken"
 
 
 def run(job: Job) -> Output:
@@ -41,20 +42,32 @@ def run(job: Job) -> Output:
 def take_over(path: str, folder: Path) -> dict[str, Any]:
     """Copy the two files of an existing tokenizer into `folder`, after loading it as a check.
 
-    `path` is the folder of the tokenizer or its tokenizer.json. Where the configuration is absent, it is made.
+    `path` is the folder of the tokenizer or its tokenizer.json. Where the configuration is absent, it is made. Of a
+    `.tiktoken` rank file, the form in which Qwen publishes its own vocabulary, both are made.
     """
+    if path.endswith(RANKS):
+        ranks = folder / path.rpartition("/")[2]
+        _copy(path, ranks)
+        from_tiktoken_ranks(ranks, folder)
+        return {"vocabulary_size": Tokenizer.load(folder).vocabulary_size}
     source, _, name = path.rpartition("/") if path.endswith(".json") else (path, "", TOKENIZER)
     for wanted, target in ((name, TOKENIZER), (CONFIG, CONFIG)):
         file = paths.join(source, wanted)
-        if paths.exists(file):
-            with paths.open_read(file) as handle:
-                (folder / target).write_bytes(handle.read())
-        elif target == TOKENIZER:
-            raise ConfigError(f"tokenizer.path: there is no {file}; name a folder with a {TOKENIZER}, or leave it out")
+        if target == TOKENIZER or paths.exists(file):
+            _copy(file, folder / target)
     tokenizer = Tokenizer.load(folder)
     if not (folder / CONFIG).exists():
         (folder / CONFIG).write_bytes(_make_config(tokenizer, path))
     return {"vocabulary_size": tokenizer.vocabulary_size}
+
+
+def _copy(path: str, target: Path) -> None:
+    if not paths.exists(path):
+        raise ConfigError(
+            f"tokenizer.path: there is no {path}; name a folder with a {TOKENIZER}, or a {RANKS} file, or leave it out"
+        )
+    with paths.open_read(path) as handle:
+        target.write_bytes(handle.read())
 
 
 def _make_config(tokenizer: Tokenizer, path: str) -> bytes:

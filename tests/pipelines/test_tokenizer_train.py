@@ -1,5 +1,6 @@
 """The stage that makes the tokenizer: what it is trained on, and what it takes over."""
 
+import base64
 import json
 import unicodedata
 
@@ -140,6 +141,24 @@ def test_an_existing_tokenizer_is_taken_over_as_it_is(tmp_path):
     (tmp_path / "mine.json").write_bytes(original[0])
     _, made = make(tmp_path / "c", inputs, recipe(path=str(tmp_path / "mine.json")))
     assert made == original
+
+
+def test_a_rank_file_becomes_the_tokenizer_it_was_made_of(tmp_path):
+    inputs = corpus(tmp_path, [DOCUMENTS_HERE])
+    trained, original = make(tmp_path / "a", inputs, recipe())
+    size = trained.extra["vocabulary_size"] - len(ADDED_TOKENS)
+    tokens = [Tokenizer.load(tmp_path / "a" / "out").token_bytes(rank) for rank in range(size)]
+    lines = [f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens)]
+    (tmp_path / "own.tiktoken").write_text("".join(lines))
+    done, made = make(tmp_path / "b", inputs, recipe(path=str(tmp_path / "own.tiktoken")))
+    assert made == original
+    assert [entry.path for entry in done.files] == ["tokenizer.json", "tokenizer_config.json"]
+    assert done.extra == {"vocabulary_size": trained.extra["vocabulary_size"]}
+    (tmp_path / "own.tiktoken").write_text("".join(lines[:300] + lines[301:]))
+    with pytest.raises(ConfigError, match=r"own\.tiktoken:301: rank 301 where 300 was expected"):
+        make(tmp_path, inputs, recipe(path=str(tmp_path / "own.tiktoken")))
+    with pytest.raises(ConfigError, match=r"tokenizer\.path: there is no .*none\.tiktoken"):
+        make(tmp_path, inputs, recipe(path=str(tmp_path / "none.tiktoken")))
 
 
 def test_a_tokenizer_that_cannot_be_used_is_an_error(tmp_path):
