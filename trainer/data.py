@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-import xxhash
 
 from schemas import paths
 from schemas.errors import DataError
+from schemas.hashing import scramble
 from schemas.job import Job
 from schemas.manifest import FileEntry
 from schemas.tokens import PACK, TOKENS
@@ -328,15 +328,6 @@ class Sequences:
 # Order
 
 
-def _scramble(numbers: np.ndarray, salt: str) -> np.ndarray:
-    """Uniform 64-bit numbers from numbers: the finaliser of splitmix64 (Steele et al. 2014). Unlike the streams of
-    a random generator it is the same in every version of every library."""
-    x = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(xxhash.xxh3_64_intdigest(salt.encode()))
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
 def epoch_order(first_shard: np.ndarray, key: str, epoch: int, window: int = WINDOW) -> np.ndarray:
     """A permutation of the sequences: shards in random order, and sequences at random inside `window` shards.
 
@@ -345,8 +336,8 @@ def epoch_order(first_shard: np.ndarray, key: str, epoch: int, window: int = WIN
         key: names pack and seed.
     """
     present, index = np.unique(first_shard, return_inverse=True)
-    rank = np.argsort(np.argsort(_scramble(present, f"{key}/{epoch}/shards"), kind="stable"))
-    return np.lexsort((_scramble(np.arange(len(index)), f"{key}/{epoch}/sequences"), rank[index] // window))
+    rank = np.argsort(np.argsort(scramble(present, f"{key}/{epoch}/shards"), kind="stable"))
+    return np.lexsort((scramble(np.arange(len(index)), f"{key}/{epoch}/sequences"), rank[index] // window))
 
 
 class Feed:
