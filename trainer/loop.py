@@ -149,6 +149,7 @@ class _Run:
         if state is not None:
             self.step = state["step"]
             self.records = {name: StageRecord(**record) for name, record in state["stages"].items()}
+            self._prune()  # what was killed while it wrote or removed checkpoints
         self._share()
         if self.ranks.rank == 0:
             self.metrics = Metrics(self.folder, self.step if state is not None else -1)
@@ -186,9 +187,13 @@ class _Run:
             "stages": {name: asdict(record) for name, record in self.records.items()},
         }
         checkpoint.save(self.checkpoints, self.step, self.model, self.optimizer, state)
-        every, last = self.pretrain.checkpoint_every, self.pretrain.keep_checkpoints
-        # A checkpoint off the schedule, of an interruption, stays until the next one on it.
-        checkpoint.prune(self.checkpoints, {self.step, *checkpoint.kept(self.step, self.ends, every, last)})
+        self._prune()
+
+    def _prune(self) -> None:
+        if self.ranks.rank == 0:
+            every, last = self.pretrain.checkpoint_every, self.pretrain.keep_checkpoints
+            # A checkpoint off the schedule, of an interruption, stays until the next one on it.
+            checkpoint.prune(self.checkpoints, {self.step, *checkpoint.kept(self.step, self.ends, every, last)})
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.metrics is not None:

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +20,9 @@ import torch.nn.functional as F
 
 from schemas.errors import ConfigError, DataError, Interrupted
 from schemas.recipe import Optimizer
-from trainer import checkpoint, metrics
+from trainer import checkpoint, loop, metrics
 from trainer.data import Sequences, TokenShards
-from trainer.evaluate import batch_loss, group_sums
+from trainer.evaluate import batch_loss, group_sums, measure
 from trainer.loop import make_optimizer
 from trainer.model.qwen3 import build
 from trainer.model.sizes import ModelConfig, model_config
@@ -227,6 +228,59 @@ def test_a_run_in_two_parts_equals_one_in_one_go(toy: Any, step: int) -> None:
     assert step + 1 in checkpoint.steps_in(Path(parts.output) / "checkpoints")
     assert pretrain(parts) == described
     assert outcome(Path(parts.output)) == outcome(Path(whole.output))
+
+
+@pytest.mark.parametrize("validation", [1, 2])
+def test_a_stop_during_a_validation_is_heeded_by_the_next_step(
+    toy: Any, monkeypatch: pytest.MonkeyPatch, validation: int
+) -> None:
+    whole = toy.job("whole")
+    pretrain(whole)
+    parts = toy.job("parts")
+    measured: list[Any] = []
+
+    def signalled(*arguments: Any) -> Any:
+        measured.append(measure(*arguments))
+        if len(measured) == validation:
+            signal.raise_signal(signal.SIGTERM)
+        return measured[-1]
+
+    monkeypatch.setattr(loop, "measure", signalled)
+    # Validations are at the steps 0, 4, 7, ...
+    with pytest.raises(Interrupted, match=f"stopped at step {[1, 5][validation - 1]} of 12"):
+        pretrain(parts)
+    pretrain(parts)
+    assert outcome(Path(parts.output)) == outcome(Path(whole.output))
+
+
+@pytest.mark.parametrize(
+    ("step", "written"), [(6, ["model.safetensors"]), (4, ["model.safetensors", "state.json", "manifest.json"])]
+)
+def test_what_a_kill_left_of_a_checkpoint_changes_nothing(toy: Any, step: int, written: list[str]) -> None:
+    """Killed while it wrote the checkpoint of a step that comes again, or of one that does not."""
+    whole = toy.job("whole")
+    pretrain(whole)
+    parts = toy.job("parts")
+    with pytest.raises(Interrupted, match="stopped at step 5 of 12"):
+        pretrain(replace(parts, progress=StopAfter(4)))
+    left = Path(parts.output) / f"checkpoints/step-{step:07}.writing"
+    left.mkdir()
+    for name in written:
+        (left / name).write_bytes(b"half of")
+    pretrain(parts)
+    assert outcome(Path(parts.output)) == outcome(Path(whole.output))
+
+
+def test_a_kill_after_the_last_checkpoint_leaves_nothing_behind(toy: Any) -> None:
+    job = toy.job()
+    pretrain(job)
+    before = outcome(Path(job.output))
+    root = Path(job.output) / "checkpoints"
+    shutil.copytree(root / "step-0000009", root / "step-0000006")  # as if it had not yet been removed
+    (root / "step-0000012.writing").mkdir()
+    pretrain(job)
+    assert outcome(Path(job.output)) == before
+    assert sorted(path.name for path in root.iterdir()) == ["step-0000007", "step-0000009", "step-0000012"]
 
 
 def test_a_finished_run_is_not_trained_again(toy: Any) -> None:
