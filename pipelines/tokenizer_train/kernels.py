@@ -9,7 +9,7 @@ def choose(sizes: np.ndarray, draws: np.ndarray, ids: np.ndarray, max_bytes: int
     The last one may reach beyond it. The choice is a function of the documents alone, not of their order: equal draws
     are settled by `ids`.
     """
-    if int(sizes.sum()) <= max_bytes:
+    if int(sizes.sum()) < max_bytes:
         return np.ones(len(sizes), bool)
     order = np.lexsort((ids, draws))
     before = np.cumsum(sizes[order]) - sizes[order]

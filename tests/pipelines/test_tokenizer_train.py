@@ -2,12 +2,13 @@
 
 import base64
 import json
+import random
 import unicodedata
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipelines.tokenizer_train import stage
@@ -78,14 +79,15 @@ DOCUMENTS_HERE = [(f"{i:03d}", text(i)) for i in range(60)]
     st.integers(1, 600),
     st.randoms(use_true_random=False),
 )
-def test_choice_is_the_shortest_prefix_by_hash_in_any_order(documents, most, random):
+@example([(0, 0.25), (1, 0.0)], 1, random.Random(1))  # an empty document after the limit is reached
+def test_choice_is_the_shortest_prefix_by_hash_in_any_order(documents, most, order):
     keyed = [(draw, f"{i:016d}".encode(), size) for i, (size, draw) in enumerate(documents)]
     expected, total = set(), 0
     for _, key, size in sorted(keyed):
         if total < most:
             expected.add(key)
         total += size
-    random.shuffle(keyed)
+    order.shuffle(keyed)
     draws, ids, sizes = ([one[i] for one in keyed] for i in range(3))
     chosen = choose(np.array(sizes, int), np.array(draws), np.array(ids, "S16"), most)
     assert {key for key, use in zip(ids, chosen) if use} == expected
