@@ -41,7 +41,7 @@ def test_batches_and_tables_in_any_chunks_compare() -> None:
         check_sidecar(batch, labels)
         check_sidecar(labels, batch)
     other = pa.Table.from_batches([batch.slice(0, 2), keys((b"c", b"4"))])
-    with pytest.raises(DataError, match="row 2 .* another text"):
+    with pytest.raises(DataError, match=r"row 2 .* another text"):
         check_sidecar(chunked, other)
 
 
