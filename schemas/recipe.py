@@ -224,7 +224,9 @@ class Split(Section):
 class TokenizerSection(Section):
     """Trains a byte-level BPE tokenizer on the kept training documents, or takes an existing one."""
 
-    path: str | None = Field(None, description="Folder or tokenizer.json of an existing tokenizer; trains none.")
+    path: str | None = Field(
+        None, description="An existing tokenizer: its folder, tokenizer.json or .tiktoken ranks; trains none."
+    )
     vocabulary_size: int = Field(151_669, ge=512, le=2_000_000, description="With the 26 added tokens.")
     max_bytes: int = Field(
         1 << 30, ge=1, description="Training text: documents are chosen by hash up to about this size."

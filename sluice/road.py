@@ -86,14 +86,14 @@ def _benchmark_files(recipe: Recipe) -> dict[str, str]:
 
 
 def _tokenizer_files(recipe: Recipe) -> dict[str, str]:
-    if not recipe.tokenizer.path:
-        return {}
     path = recipe.tokenizer.path
-    file = path if path.endswith(".json") else paths.join(path, "tokenizer.json")
+    if not path:
+        return {}
+    file = path if path.endswith((".json", ".tiktoken")) else paths.join(path, "tokenizer.json")
     if not paths.exists(file):
         raise ConfigError(f"tokenizer.path: {file}: there is no such file")
-    config = file.removesuffix("tokenizer.json") + "tokenizer_config.json"
-    return {f"file:{one.rsplit('/', 1)[-1]}": paths.content_key(one) for one in (file, config) if paths.exists(one)}
+    beside = paths.join(file.rpartition("/")[0], "tokenizer_config.json")
+    return {f"file:{one.rpartition('/')[2]}": paths.content_key(one) for one in (file, beside) if paths.exists(one)}
 
 
 def _tokenizer(recipe: Recipe) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from schemas import paths
 from schemas.errors import ConfigError, DataError
 from schemas.hashing import canonical_json
 from schemas.manifest import Manifest, read_manifest
-from schemas.recipe import Pretrain, Recipe, check_recipe
+from schemas.recipe import Pretrain, Recipe, check_recipe, training_of
 from schemas.tokens import embedding_rows
 from sluice.console import clock, console, size
-from sluice.road import ROAD, STAGES, Stage, pretrain_section, stages_of
+from sluice.road import ROAD, STAGES, Stage, stages_of
 from sluice.run import KEY_FILE, RECIPE_FILE, UNFINISHED, describe, inspect, read_executions
 from sluice.summary import find_stale, last_execution, require_run
 from sluice.text import ELLIPSIS, aligned, printable, short
@@ -536,7 +536,7 @@ def training_work(pretrain: Pretrain, vocabulary: int) -> float:
 def _model_line(recipe: Recipe) -> str:
     from trainer.model.sizes import model_config, parameter_count
 
-    pretrain = pretrain_section(recipe)
+    pretrain = training_of(recipe)
     config = model_config(pretrain, embedding_rows(recipe.tokenizer.vocabulary_size))
     total, body = parameter_count(config)
     name = pretrain.model if isinstance(pretrain.model, str) else f"{config.layers} layers x {config.hidden_size}"
