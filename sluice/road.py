@@ -182,7 +182,7 @@ ROAD: tuple[Stage, ...] = (
         ("extract", "tokenizer"),
         ("annotate", "split"),
     ),
-    Stage("mix", 2, "pipelines.mix.stage:run", "a plan per stage of training", _mix, ("tokenize",)),
+    Stage("mix", 1, "pipelines.mix.stage:run", "a plan per stage of training", _mix, ("tokenize",)),
     Stage("pack", 1, "pipelines.pack.stage:run", "sequences", _pack, ("tokenize", "mix")),
     Stage(
         "pretrain",
