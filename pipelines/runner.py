@@ -6,6 +6,7 @@ to the driver, which makes the manifest of them.
 """
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -121,10 +122,18 @@ def _options(arguments: tuple[str, ...]) -> tuple[str | None, PipelineOptions]:
     named = any(argument.split("=")[0] == "--runner" for argument in arguments)
     if not named:  # what goes wrong here is raised here, and Beam would log it as well
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    options = PipelineOptions(list(arguments))
     unknown = _unknown_options(arguments)
     if unknown:
         raise ConfigError(f"after `--`: Beam has no pipeline option {unknown}")
+    quiet = [] if named else ["--default_sdk_harness_log_level=CRITICAL"]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):  # argparse would print all of Beam's options first
+            options = PipelineOptions([*quiet, *arguments])
+            options.get_all_options()
+    except SystemExit:
+        message = said.getvalue().strip().splitlines()[-1].rpartition("error: ")[2]
+        raise ConfigError(f"after `--`: {message}") from None
     return (None if named else LOCAL_RUNNER), options
 
 

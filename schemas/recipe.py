@@ -152,7 +152,6 @@ def _prose_rules() -> dict[str, Range]:
         "top_4gram_ratio": _between(high=0.16),
         "duplicate_5gram_ratio": _between(high=0.15),
         "duplicate_10gram_ratio": _between(high=0.1),
-        "unsafe_score": _between(high=0.95),
     }
 
 
@@ -164,7 +163,9 @@ class Filter(Section):
     """Which documents are kept. Every reason that fired is recorded as `<column>.min` or `<column>.max`."""
 
     rules: dict[str, Range] = Field(
-        default_factory=_prose_rules, description="Label column -> bounds, for documents that are not code."
+        default_factory=_prose_rules,
+        description="Label column -> bounds, for documents that are not code. "
+        "Rules given here replace all of the default ones.",
     )
     code_rules: dict[str, Range] = Field(
         default_factory=_code_rules, description="Label column -> bounds, for documents of domain `code`."
@@ -234,11 +235,11 @@ class TokenizerSection(Section):
 
 
 class LongMixture(Section):
-    """Shares by document length, as in the report's long-context stage; lengths are in tokens."""
+    """Shares by document length, as in the long-context stage of the Qwen3 report; lengths are in tokens."""
 
     share: Share = Field(0.75, description="Share of the tokens from documents longer than `boundary`.")
-    boundary: int = Field(gt=0, description="Tokens; the report uses half the sequence length.")
-    minimum: int = Field(gt=0, description="Shorter documents are not used; the report uses an eighth.")
+    boundary: int = Field(gt=0, description="Tokens; the Qwen3 report uses half the sequence length.")
+    minimum: int = Field(gt=0, description="Shorter documents are not used; the Qwen3 report uses an eighth.")
 
     @model_validator(mode="after")
     def _ordered(self) -> "LongMixture":
@@ -558,6 +559,8 @@ def _explain(error: ValidationError, name: str, node: yaml.Node | None) -> str:
         details.sort(key=lambda detail: (detail["type"] != "extra_forbidden", _line(node, list(detail["loc"]))))
     # Of a union (a model's name or its fields) the branch that got furthest speaks for the writer's intention.
     union = all(detail["loc"][:2] == ("pretrain", "model") for detail in details)
+    if union and any(isinstance(detail["input"], dict) for detail in details):
+        details = [detail for detail in details if detail["type"] != "literal_error"]
     first = max(details, key=lambda detail: len(detail["loc"])) if union else details[0]
     keys = [part for part in first["loc"] if not (isinstance(part, str) and _is_branch(part))]
     where = f"{name}:{_line(node, keys)}" if node is not None else name

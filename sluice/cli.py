@@ -1,6 +1,8 @@
 """The command line. Every command is thin: it reads its arguments and calls a room, imported when needed."""
 
+import signal
 import sys
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -163,7 +165,7 @@ def tokenize(
     input: Input,
     output: OutputFolder = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="Folder or tokenizer.json; absent: one is trained on the input.")
+        str | None, typer.Option(help="Run, folder, tokenizer.json or ranks; absent: one is trained on the input.")
     ] = None,
     recipe: With = None,
     settings: Settings = None,
@@ -172,7 +174,10 @@ def tokenize(
     """Documents to token shards."""
     from pathlib import Path
 
-    extra = [f"tokenizer.path={Path(tokenizer).absolute()}"] if tokenizer else []
+    extra = []
+    if tokenizer:
+        of_run = Path(tokenizer, "tokenizer", "tokenizer.json")
+        extra = [f"tokenizer.path={(of_run if of_run.exists() else Path(tokenizer)).absolute()}"]
     _stage("tokenize", context, input, output, recipe, [*(settings or []), *extra], column)
 
 
@@ -332,8 +337,11 @@ def _stage(
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Beam's options stand after `--`.
 
-    Exit codes: 0 done, or stopped by SIGTERM with everything saved; 1 failed; 2 bad configuration; 130 interrupted.
+    Exit codes: 0 done, or training stopped with everything saved; 1 failed; 2 bad configuration; 130 and 143 stopped
+    by SIGINT and SIGTERM.
     """
+    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGTERM, _leave)
     given = sys.argv[1:] if arguments is None else arguments
     cut = given.index("--") if "--" in given else len(given)
     obj: Any = tuple(given[cut + 1 :])
@@ -345,11 +353,29 @@ def main(arguments: list[str] | None = None) -> None:
         _stop(error, 1)
     except Interrupted as error:
         typer.echo(f"sluice: {error}", err=True)
-    except KeyboardInterrupt:
-        _stop("interrupted; the same command goes on from here", 130)
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(0) from None
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Leave at once: whatever is half-written is made again by the next run, so there is nothing to tidy up.
+
+    An exception would have to find its way out of Beam, which turns it into pages of something else. Training has a
+    handler of its own, which saves a checkpoint.
+    """
+    import os
+
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    if sys.stdout.isatty():
+        sys.stdout.write("\x1b[?25h\n")  # the progress bar hides the cursor
+    sys.stdout.flush()
+    sys.stderr.write("sluice: stopped; the same command goes on from here\n")
+    sys.stderr.flush()
+    os._exit(128 + number)
 
 
 def _stop(message: object, code: int) -> None:

@@ -12,7 +12,9 @@ from schemas.manifest import read_manifest
 from schemas.recipe import Columns, Recipe, apply_overrides, check_recipe, load_recipe
 from sluice import road
 from sluice.console import console
-from sluice.run import RECIPE_FILE, find_given, run
+from sluice.run import RECIPE_FILE, find_given, run, run_folder
+
+DECIDED = {"filter", "dedup", "decontaminate"}
 
 
 def run_recipe(
@@ -64,12 +66,18 @@ def run_stage(
         folder = _folder(output)
         before = [stage.name for stage in road.ROAD][: [stage.name for stage in road.ROAD].index(name)]
         found = find_given(source) if not any(character in source for character in "*?[") else {}
-        if found and folder == _folder(source):
+        if found and folder == _folder(run_folder(source)):
             raise ConfigError(f"--output {output}: is the input; use `sluice run` to go on in the same folder")
         recipe = _recipe_for(source, folder, recipe_file, settings, columns, bool(found))
         given = {stage: _folder(path) for stage, path in found.items() if stage in before}
         if found and not given and name != "extract":
             raise ConfigError(f"{source}: holds {', '.join(found)}, and '{name}' reads none of these")
+        if found and "extract" not in given and name != "extract":
+            raise ConfigError(
+                f"{source}: has no documents ('extract'), which '{name}' needs; give the run that has them"
+            )
+        if name == "decontaminate" and not recipe.decontaminate.benchmarks:
+            raise ConfigError("decontaminate compares with nothing: give --benchmarks, or decontaminate.benchmarks")
         stages = _stages_for(name, recipe, given)
         run(recipe, folder, stages, given=given, beam_options=beam_options)
     console.print(f"written to  {paths.join(folder, name)}")
@@ -81,7 +89,9 @@ def _stages_for(name: str, recipe: Recipe, given: dict[str, str]) -> tuple[road.
     outdated = sorted(set(manifests) - road.still_valid(recipe, manifests))
     for stage in outdated:
         console.print(f"  {given.pop(stage)}: was made with other settings; '{stage}' is made anew")
-    return road.closure([name, *outdated], given)
+    # Whoever reads the split means to leave out what decisions dropped, so decisions without a split get one.
+    joined = [] if "split" in given or "split" not in road.STAGES[name].reads or not DECIDED & set(given) else ["split"]
+    return road.closure([name, *outdated, *joined], given)
 
 
 def _recipe_for(
@@ -94,7 +104,7 @@ def _recipe_for(
     name = re.sub(r"[^a-z0-9_-]+", "-", Path(output).name.lower()).strip("-_")[:60] or "run"
     value: dict[str, Any] = {}
     base = Path.cwd()
-    run_recipe_file = paths.join(source, RECIPE_FILE)
+    run_recipe_file = paths.join(run_folder(source), RECIPE_FILE)
     if recipe_file:
         load_recipe(recipe_file)  # so that what is wrong is told with its line
         value, base = yaml.safe_load(Path(recipe_file).read_text()), Path(recipe_file).parent

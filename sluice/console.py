@@ -6,10 +6,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 LINE_SECONDS = 5.0
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+BAR_COLUMNS = 130  # a narrower terminal has no room for a bar beside what it would show
 
 
 class Quiet:
@@ -32,12 +34,13 @@ class StageProgress:
 
     def __enter__(self) -> "StageProgress":
         if console.is_terminal:
+            whole = Column(no_wrap=True)
             columns: list[Any] = [
                 SpinnerColumn(),
-                TextColumn("[bold]{task.description:14}"),
-                BarColumn(bar_width=28),
-                TextColumn("{task.fields[text]}"),
-                TimeElapsedColumn(),
+                TextColumn("[bold]{task.description}", table_column=whole),
+                *([BarColumn(bar_width=24)] if console.width >= BAR_COLUMNS else []),
+                TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+                TimeElapsedColumn(table_column=whole),
             ]
             self._bar = Progress(*columns, console=console, transient=True)
             self._bar.start()
@@ -60,15 +63,13 @@ class StageProgress:
             print(f"  {self.name}: {text}", flush=True, file=sys.stdout)
 
     def _text(self, now: float, done: float, total: float, unit: str, note: str) -> str:
-        parts = [f"{done:,.0f}/{total:,.0f} {unit}"]
+        parts = [f"{100 * done / total:.0f} % of {total:,.0f} {unit}" if total else unit]
         begin, first = self._first or (now, done)
         if now - begin > 1 and done > first:
             rate = (done - first) / (now - begin)
-            parts.append(f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:,.1f} {unit}/s")
+            parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:,.1f}/s")
             parts.append(f"{clock((total - done) / rate)} left")
-        if note:
-            parts.append(note)
-        return " · ".join(parts)
+        return " · ".join([*([note] if note else []), *parts])
 
 
 def clock(seconds: float) -> str:

@@ -161,7 +161,8 @@ ROAD: tuple[Stage, ...] = (
         "pipelines.split.stage:run",
         "training and validation documents",
         lambda recipe: {**recipe.split.model_dump(), "seed": recipe.seed},
-        ("extract", "filter", "dedup", "decontaminate"),
+        ("extract",),
+        ("filter", "dedup", "decontaminate"),
     ),
     Stage(
         "tokenizer",

@@ -3,6 +3,7 @@
 A run folder:
     recipe.yaml        the resolved recipe
     versions.json      Python, packages with their licences, versions of the stages
+    given.json         datasets that a single stage took from elsewhere: stage -> folder
     run.json           times, hosts, memory, options of every execution; no comparison reads it
     <stage>/           the dataset of a stage with its manifest.json
     unfinished/        what a stage is writing now; a dataset moves out of here by one rename
@@ -38,6 +39,7 @@ from sluice.road import ROAD, STAGES, Stage
 from trainer.schedule import check_training
 
 RUN_FILE, RECIPE_FILE, VERSIONS_FILE = "run.json", "recipe.yaml", "versions.json"
+GIVEN_FILE = "given.json"
 UNFINISHED, REPLACED, KEY_FILE = "unfinished", "replaced", "key"
 
 
@@ -78,8 +80,11 @@ def run(
         return _follow(recipe, output, stages, given, outside)
     with _lock(output):
         _write_run_files(recipe, output)
-        for leftover in paths.glob(paths.join(output, UNFINISHED, "*.old")):
-            paths.remove(leftover)
+        for leftover in ("*.writing", f"{UNFINISHED}/*.old"):
+            for path in paths.glob(paths.join(output, leftover)):
+                paths.remove(path)
+        if given:
+            paths.write_text(paths.join(output, GIVEN_FILE), json.dumps(given, indent=1, sort_keys=True) + "\n")
         done: dict[str, str] = dict(given)
         steps: list[Step] = []
         redo = False
@@ -96,7 +101,25 @@ def run(
                 )
             done[stage.name] = step.folder
             steps.append(step)
+            if stage.name == "extract":
+                _require_documents(step)
         return steps
+
+
+def _require_documents(step: Step) -> None:
+    """Nothing to go on with is an error that names its likeliest cause."""
+    manifest = step.manifest
+    assert manifest is not None
+    if manifest.counts.get("documents"):
+        return
+    reasons = sorted(manifest.reasons.items(), key=lambda item: (-item[1], item[0]))[:3]
+    told = ", ".join(f"{name} {count:,}" for name, count in reasons) or "no input"
+    hint = (
+        "; name the column of the text (columns.text, or --column text=NAME)"
+        if "no_text_column" in dict(reasons)
+        else ""
+    )
+    raise DataError(f"{step.folder}: not one document was extracted ({told}){hint}; `sluice show` lists the rejects")
 
 
 def check(recipe: Recipe, stages: tuple[Stage, ...], output: str | None = None) -> dict[str, dict[str, str]]:
@@ -317,12 +340,25 @@ def describe(manifest: Manifest) -> str:
     return f"{files:,} file{'s' * (files != 1)}, {size(sum(entry.bytes for entry in manifest.files))}"
 
 
+def run_folder(folder: str) -> str:
+    """The run that a dataset lies in, or the folder itself."""
+    if read_manifest(folder) is None:
+        return folder
+    parent = folder.rstrip("/").rpartition("/")[0]
+    return parent if parent and paths.exists(paths.join(parent, RECIPE_FILE)) else folder
+
+
 def find_given(folder: str) -> dict[str, str]:
-    """Finished datasets in a run folder, or the one dataset that the folder is."""
+    """Finished datasets of a run folder, and those that it was made from; a dataset stands for its run."""
+    folder = run_folder(folder)
     manifest = read_manifest(folder)
     if manifest is not None:
         return {manifest.stage: folder}
-    return {name: paths.join(folder, name) for name in STAGES if read_manifest(paths.join(folder, name))}
+    found: dict[str, str] = {}
+    given = paths.join(folder, GIVEN_FILE)
+    if paths.exists(given):
+        found = {name: path for name, path in json.loads(paths.read_text(given)).items() if read_manifest(path)}
+    return found | {name: paths.join(folder, name) for name in STAGES if read_manifest(paths.join(folder, name))}
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def train(
 
     Raises:
         DataError: the loss or the gradient is not finite, a shard is damaged, or a checkpoint cannot be written.
-        Interrupted: SIGTERM arrived and a checkpoint of the last step was written.
+        Interrupted: SIGTERM or SIGINT arrived and a checkpoint of the last step was written.
     """
     run = _Run(pretrain, model, data, folder, key, progress, ranks)
     with _numerics(pretrain, ranks.device), _terminations() as terminated, contextlib.closing(run):
@@ -338,13 +338,24 @@ def _numerics(pretrain: Pretrain, device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _terminations() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets; only the main thread of a process may listen."""
+    """An event that SIGTERM or SIGINT sets; a second one does what it did before training.
+
+    Only the main thread of a process may listen.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def ask(number: int, _: object) -> None:
+        event.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, ask)
     try:
         yield event
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

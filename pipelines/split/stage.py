@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import apache_beam as beam
 
 from pipelines.runner import ShardResult, Task, map_shards, shard_tasks
+from pipelines.sidecars import read_keys
 from pipelines.split.kernels import assign
 from schemas.documents import DECISIONS
 from schemas.job import Job, Output
@@ -27,7 +28,7 @@ class SplitShard(beam.DoFn):
             for stage, path in task.sidecars.items()
             if path
         }
-        split = assign(decisions, self.validation, self.seed)
+        split = assign(read_keys(task), decisions, self.validation, self.seed)
         entry = write_table(task.output, f"split/{task.name}.parquet", split)
         counts = Counter(split["split"].to_pylist())
         yield ShardResult([entry], dict(counts), dict(Counter(filter(None, split["dropped_by"].to_pylist()))))
