@@ -36,7 +36,10 @@ def run(job: Job) -> Output:
         else:
             extra = train_on(job, Path(folder))
         files = [_publish(Path(folder, name), job.output, name) for name in (TOKENIZER, CONFIG)]
-    return Output(files, extra=extra)
+    counts = {"vocabulary": extra["vocabulary_size"]}
+    if not job.recipe.tokenizer.path:
+        counts["asked_for"] = job.recipe.tokenizer.vocabulary_size  # a small corpus may not support as many
+    return Output(files, counts, extra=extra)
 
 
 def take_over(path: str, folder: Path) -> dict[str, Any]:

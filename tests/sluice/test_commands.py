@@ -3,8 +3,10 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -71,6 +73,52 @@ def test_settings_that_differ_make_a_given_dataset_anew(documents, tmp_path, slu
     assert "other settings" in done.stdout
     assert all(row["keep"] for row in table(tmp_path / "b", "filter", "decisions").to_pylist())
     assert not (tmp_path / "b" / "extract").exists()
+
+
+def test_what_a_filter_dropped_is_not_tokenized(documents, tmp_path, sluice):
+    path, _ = documents
+    strict = ("--set", "filter.rules={words: {min: 10}}")
+    sluice("filter", path, *MAPPING, *strict, "-o", tmp_path / "strict")
+    for number, given in enumerate((tmp_path / "strict", tmp_path / "strict" / "filter")):
+        out = tmp_path / f"out{number}"
+        sluice("tokenizer", "train", given, "--vocabulary-size", 600, "-o", out / "tok")
+        sluice("tokenize", given, "--tokenizer", out / "tok", "-o", out / "shards")
+        manifest = read_manifest(str(out / "shards" / "tokenize"))
+        assert manifest.counts["dropped"] == 1
+
+
+def test_a_wrong_column_stops_with_its_likeliest_cause(documents, tmp_path, sluice):
+    path, _ = documents
+    failed = sluice("dedup", path, "-o", tmp_path / "out", check=False)
+    assert failed.returncode == 1 and "no_text_column 40" in failed.stderr and "--column text=" in failed.stderr
+    assert len(failed.stderr.strip().splitlines()) == 1
+    failed = sluice("decontaminate", path, *MAPPING, "-o", tmp_path / "out", check=False)
+    assert failed.returncode == 2 and "--benchmarks" in failed.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("options", [[], ["--", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]])
+def test_a_signal_ends_a_data_stage_in_one_line(tmp_path, number, options):
+    recipe = write_recipe(tmp_path)
+    process = subprocess.Popen(
+        [COMMAND, "run", str(recipe), "-o", str(tmp_path / "run"), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not (tmp_path / "run" / "unfinished").exists():
+        time.sleep(0.01)
+    time.sleep(0.8)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert errors.strip().splitlines()[-1] == "sluice: stopped; the same command goes on from here"
+    assert "Traceback" not in errors
+    with pytest.raises(ProcessLookupError):  # nobody is left in its process group
+        for _ in range(100):
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
 
 
 def test_dedup_alone(documents, tmp_path, sluice):
