@@ -82,7 +82,7 @@ def run_pipeline(
 ) -> Output:
     """Run the pipeline that `build` lays out (its last collection holds ShardResults) and sum the results up."""
     results = paths.join(job.output, RESULTS)
-    with _watch(job, shards, watch, unit), _one_line_errors():
+    with _watch(job, shards, watch, unit), _one_line_errors(job.output):
         runner, options = _options(job.beam_options)
         with beam.Pipeline(runner=runner, options=options) as pipeline:
             _ = (
@@ -167,7 +167,7 @@ class _Names:
 
 
 @contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
+def _one_line_errors(job_output: str) -> Iterator[None]:
     """Beam wraps an error of a worker in pages of text; give back the one line that was written for a person."""
     try:
         yield
@@ -175,6 +175,8 @@ def _one_line_errors() -> Iterator[None]:
         raise type(error)(_without_place(str(error))) from error
     except Exception as error:
         text = str(error)
+        if isinstance(error, OSError) or "OSError: [Errno" in text or "No space left on device" in text:
+            raise DataError(f"{job_output}: {_without_place(text).splitlines()[0]}") from error
         for kind in (ConfigError, DataError):
             marker = f"{kind.__module__}.{kind.__qualname__}: "
             if marker in text:

@@ -96,7 +96,7 @@ class Extract(Section):
     )
     max_characters: int = Field(5_000_000, ge=1, description="Largest document in characters.")
     max_pages: int = Field(5_000, ge=1, description="Largest PDF in pages.")
-    pdf_seconds: float = Field(60.0, gt=0, description="Time limit for one PDF or HTML file.")
+    pdf_seconds: float = Field(60.0, gt=0, le=86_400, description="Time limit for one PDF or HTML file.")
     shard_bytes: int = Field(
         8 << 20, ge=1, description="Input files are grouped to about this many bytes per document shard."
     )

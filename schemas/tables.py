@@ -23,12 +23,15 @@ class _Hashed(io.RawIOBase):
         self.handle = handle
         self.state = xxhash.xxh3_128()
         self.size = 0
+        self.abandoned = False
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         view = memoryview(data)
+        if self.abandoned:
+            return view.nbytes
         self.handle.write(view)
         self.state.update(view)
         self.size += view.nbytes
@@ -57,6 +60,12 @@ class TableWriter:
     def close(self) -> None:
         self._writer.close()
 
+    def abandon(self) -> None:
+        """Let go of a file that will not be finished; Arrow's writer would write its end when it is collected."""
+        self._sink.abandoned = True
+        with contextlib.suppress(Exception):
+            self._writer.close()
+
     def entry(self, tokens: int | None = None) -> FileEntry:
         """The manifest's line on the finished file."""
         return FileEntry(
@@ -73,8 +82,12 @@ def table_writer(folder: str, relative: str, schema: pa.Schema) -> Iterator[Tabl
     """Open `folder/relative` for writing; the file appears when the block ends without an error."""
     with paths.write_atomic(paths.join(folder, relative)) as handle:
         writer = TableWriter(handle, relative, schema)
-        yield writer
-        writer.close()
+        try:
+            yield writer
+            writer.close()
+        except BaseException:
+            writer.abandon()
+            raise
 
 
 def write_table(folder: str, relative: str, table: pa.Table | pa.RecordBatch) -> FileEntry:

@@ -356,6 +356,19 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(0) from None
+    except OSError as error:
+        _stop(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
+    except Exception as error:
+        _stop(f"unexpected {type(error).__name__}: {error}; the traceback is in {_keep_traceback()}", 1)
+
+
+def _keep_traceback() -> str:
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="sluice-", suffix=".txt", delete=False) as file:
+        traceback.print_exc(file=file)
+    return file.name
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -379,7 +392,9 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _stop(message: object, code: int) -> None:
-    typer.echo(f"sluice: {message}", err=True)
+    from sluice.text import printable
+
+    typer.echo(f"sluice: {printable(' '.join(str(message).split()), 2000)}", err=True)
     raise SystemExit(code)
 
 

@@ -37,7 +37,7 @@ def run_recipe(
     run(recipe, output, stages, redo_from=redo_from, beam_options=beam_options)
     report = write_report(output)
     print_summary(output)
-    console.print(f"report      {report}")
+    console.print(f"report      {report}", markup=False)
 
 
 def run_stage(
@@ -80,7 +80,7 @@ def run_stage(
             raise ConfigError("decontaminate compares with nothing: give --benchmarks, or decontaminate.benchmarks")
         stages = _stages_for(name, recipe, given)
         run(recipe, folder, stages, given=given, beam_options=beam_options)
-    console.print(f"written to  {paths.join(folder, name)}")
+    console.print(f"written to  {paths.join(folder, name)}", markup=False)
 
 
 def _stages_for(name: str, recipe: Recipe, given: dict[str, str]) -> tuple[road.Stage, ...]:
@@ -88,7 +88,7 @@ def _stages_for(name: str, recipe: Recipe, given: dict[str, str]) -> tuple[road.
     manifests = {stage: manifest for stage, path in given.items() if (manifest := read_manifest(path))}
     outdated = sorted(set(manifests) - road.still_valid(recipe, manifests))
     for stage in outdated:
-        console.print(f"  {given.pop(stage)}: was made with other settings; '{stage}' is made anew")
+        console.print(f"  {given.pop(stage)}: was made with other settings; '{stage}' is made anew", markup=False)
     # Whoever reads the split means to leave out what decisions dropped, so decisions without a split get one.
     joined = [] if "split" in given or "split" not in road.STAGES[name].reads or not DECIDED & set(given) else ["split"]
     return road.closure([name, *outdated, *joined], given)

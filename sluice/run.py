@@ -29,6 +29,7 @@ from typing import Any
 import psutil
 import yaml
 
+from pipelines.extract.listing import local_root
 from schemas import paths
 from schemas.errors import ConfigError, DataError
 from schemas.job import Job, Output
@@ -72,6 +73,7 @@ def run(
     """
     given = given or {}
     outside = check(recipe, stages, output)
+    _check_places(recipe, stages, output)
     if _rank() is not None:
         if redo_from is not None:
             raise ConfigError("--from: torchrun goes on with training and redoes nothing; redo in one process")
@@ -141,9 +143,29 @@ def check(recipe: Recipe, stages: tuple[Stage, ...], output: str | None = None) 
     return outside
 
 
+def _check_places(recipe: Recipe, stages: tuple[Stage, ...], output: str) -> None:
+    """Refuse to write over what is not ours, and to read what this run writes."""
+    if not paths.is_local(output):
+        return
+    place = Path(output.removeprefix("file://")).resolve()
+    if "extract" in {stage.name for stage in stages}:
+        for source in recipe.sources:
+            root = local_root(source)
+            if root is not None and (place == root.resolve() or root.resolve() in place.parents):
+                raise ConfigError(
+                    f"--output {output}: lies inside source '{source.name}' ({root}), which would read what it writes; "
+                    "choose a folder outside"
+                )
+    for stage in stages:
+        folder = place / stage.name
+        ours = not folder.exists() or (folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir())))
+        if not ours:
+            raise ConfigError(f"{folder}: is in the way and is no dataset of Sluice; choose another --output")
+
+
 def _rank() -> int | None:
     """This process's rank under torchrun, where several ranks run the same command; None otherwise."""
-    return int(os.environ["RANK"]) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+    return int(os.environ["RANK"]) if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
 
 
 def _require_data(
@@ -199,7 +221,26 @@ def inspect(
     key = stage_key(stage.name, stage.version, stage.config(recipe), hashes)
     folder = paths.join(output, stage.name)
     existing = read_manifest(folder)
-    return Step(stage, folder, inputs, hashes, key, existing if existing and existing.key == key else None)
+    if existing is None or existing.key != key:
+        return Step(stage, folder, inputs, hashes, key, None)
+    damaged = _damaged(folder, existing)
+    if damaged and stage.resumes:
+        raise DataError(
+            f"{damaged}: is missing or has another size than when it was written; bring it back, or train again with "
+            f"`--from {stage.name}`"
+        )
+    return Step(stage, folder, inputs, hashes, key, None if damaged else existing)
+
+
+def _damaged(folder: str, manifest: Manifest) -> str | None:
+    """The first file of a local dataset that is missing or has another size than its manifest says."""
+    if not paths.is_local(folder):
+        return None
+    for entry in manifest.files:
+        path = Path(folder.removeprefix("file://"), entry.path)
+        if not path.is_file() or path.stat().st_size != entry.bytes:
+            return str(path)
+    return None
 
 
 def _execute(recipe: Recipe, step: Step, output: str, beam_options: tuple[str, ...]) -> tuple[Manifest, float, int]:
@@ -279,7 +320,7 @@ def _set_aside(folder: str, output: str, name: str) -> None:
         number += 1
         target = f"{first}-{number}"
     paths.rename(folder, target)
-    console.print(f"  {folder} makes room for a new training; it is kept as {target}")
+    console.print(f"  {folder} makes room for a new training; it is kept as {target}", markup=False)
 
 
 # ---------------------------------------------------------------------------------------------------------------

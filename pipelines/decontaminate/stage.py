@@ -17,6 +17,7 @@ from pipelines.runner import ShardResult, Task, map_shards, shard_tasks
 from pipelines.sidecars import kept, kept_texts, read_keys
 from schemas import paths
 from schemas.documents import DECONTAMINATION_DECISIONS
+from schemas.errors import ConfigError
 from schemas.job import Job, Output
 from schemas.tables import write_table
 
@@ -87,6 +88,12 @@ def run(job: Job) -> Output:
         return map_shards(job, tasks, DecontaminateShard(None, config.overlap), watch="decisions")
     read = {name: read_benchmark(path, config.fields) for name, path in find_benchmarks(config.benchmarks).items()}
     index, report = kernels.build_index({name: benchmark.items for name, benchmark in read.items()}, config.ngram)
+    idle = [name for name, found in report.items() if not found["used"]]
+    if idle:
+        raise ConfigError(
+            f"decontaminate: no item of benchmark '{idle[0]}' can be compared ({report[idle[0]]['items']} items); "
+            "name the fields that hold its text in decontaminate.fields"
+        )
     place = paths.join(job.output, INDEX)
     with paths.write_atomic(place) as handle:
         handle.write(kernels.index_to_bytes(index))

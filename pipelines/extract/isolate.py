@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from schemas.errors import DataError
+
 MEMORY_BYTES = 4 << 30  # address space of a child
 DOCUMENTS_PER_CHILD = 2_000  # then it is replaced, which bounds what leaks in a parser can add up to
 _START_SECONDS = 120.0
@@ -49,7 +51,7 @@ class _Child:
         try:
             self._receive(_START_SECONDS)
         except (EOFError, TimeoutError):
-            raise RuntimeError(f"{sys.executable} did not start a reader: status {self.kill()}") from None
+            raise DataError(f"{sys.executable} did not start a reader of files: status {self.kill()}") from None
 
     def ask(self, request: dict[str, Any], payload: bytes, seconds: float) -> dict[str, Any]:
         """Raises TimeoutError after `seconds`, EOFError or OSError when the process died."""
@@ -174,7 +176,9 @@ def _read_exactly(stream: BinaryIO, size: int) -> bytes:
 
 def serve() -> None:
     """The child's life: answer requests from standard input until it closes."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    memory = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a parser that prints must not write into the answers

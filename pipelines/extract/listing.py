@@ -58,6 +58,15 @@ def _content(location: str) -> str:
         return f"unreadable: {error.strerror}"
 
 
+def local_root(source: Source) -> Path | None:
+    """The local folder that a source reads from; None for URLs and for the Python environment."""
+    if not source.path or not paths.is_local(source.path):
+        return None
+    root = Path(source.path.removeprefix("file://"))
+    wild = next((i for i, part in enumerate(root.parts) if any(c in part for c in WILDCARDS)), None)
+    return root if wild is None else Path(*root.parts[:wild])
+
+
 def _local(path: str) -> dict[str, tuple[str, int]]:
     root = Path(path.removeprefix("file://"))
     if root.is_file():
@@ -75,15 +84,16 @@ def _local(path: str) -> dict[str, tuple[str, int]]:
 
 
 def _walk(root: Path) -> dict[str, tuple[str, int]]:
-    """Regular files below a folder; hidden ones, and what links lead to, are left out."""
+    """Regular files below a folder, and files that links lead to; hidden ones, pipes, devices and linked folders are
+    left out."""
     found: dict[str, tuple[str, int]] = {}
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             file = Path(folder) / name
-            if not name.startswith(".") and not file.is_symlink():
+            if not name.startswith(".") and file.is_file():
                 relative = file.relative_to(root).as_posix()
-                found[_printable(relative)] = (str(file), file.lstat().st_size)
+                found[_printable(relative)] = (str(file), file.stat().st_size)
     return found
 
 

@@ -31,6 +31,7 @@ import zstandard
 
 from pipelines.extract.isolate import read_isolated
 from schemas.code import code_language
+from schemas.hashing import text_hash
 from schemas.recipe import Columns, Extract
 
 
@@ -409,9 +410,22 @@ def _field(row: Mapping[str, Any], name: str) -> str | None:
     return None if value is None else _clip(value, _METADATA_VALUE)
 
 
+def _user_id(value: Any) -> str | None:
+    """The user's id as it is, so that different ids stay different; a long one ends in its hash. "" is none."""
+    text = _scalar(value)
+    if not text:
+        return None
+    text = text.encode("utf-8", "backslashreplace").decode()  # lone surrogates
+    return text if len(text) <= _METADATA_VALUE else f"{text[:900]}…{text_hash(text).hex()}"
+
+
 def _record(locator: str, row: Mapping[str, Any], kind: str, options: Extract, columns: Columns) -> Extracted | Reject:
     names = {"id": columns.id, "url": columns.url, "date": columns.date, "licence": columns.licence}
     fields = {field: value for field, name in names.items() if (value := _field(row, name)) is not None}
+    if identity := _user_id(row.get(columns.id)):
+        fields["id"] = identity
+    else:
+        fields.pop("id", None)
     if columns.text not in row:
         present = ", ".join(sorted(map(str, row))[:10]) or "none"
         message = _clip(f"no field {columns.text!r}; there are: {present}")
@@ -485,7 +499,7 @@ def _is_string(kind: pa.DataType) -> bool:
 def _python_value(value: pa.Scalar) -> Any:
     try:
         return value.as_py()
-    except ValueError:  # not UTF-8, or a time that Python cannot hold
+    except (ValueError, OverflowError, KeyError):  # not UTF-8, a time that Python cannot hold, an unknown zone
         return None
 
 

@@ -5,6 +5,7 @@ which the disk lists them and however many workers there are. User ids are check
 packed (hash, document) keys; the text stays where it was written.
 """
 
+import errno
 import os
 import struct
 from collections import Counter, defaultdict
@@ -26,6 +27,7 @@ from pipelines.extract.reader import Extracted, Reject, extract_file
 from pipelines.runner import ShardResult, run_pipeline
 from schemas import paths
 from schemas.documents import DOCUMENTS, REJECTS
+from schemas.errors import DataError
 from schemas.hashing import ID, ID_BYTES, document_id, text_hash
 from schemas.job import Job, Output
 from schemas.manifest import FileEntry
@@ -35,6 +37,8 @@ from schemas.tables import BATCH_BYTES, read_batches, read_table, table_writer, 
 PARTITIONS = 64
 _KEY = np.dtype([("id", "V16"), ("shard", "<u4"), ("row", "<u4"), ("document", "V16")])
 _REJECTS_PER_FLUSH = 10_000
+_ROW_BYTES = 1000  # of a row in memory besides its text
+MACHINE_AT_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _REPEATED_COLUMNS = ["document_id", "id", "source", "path", "locator"]
 
 
@@ -102,7 +106,7 @@ class ExtractFiles(beam.DoFn):
                         place = struct.pack("<II", task.index, documents.rows + len(rows))
                         keys[key[0] % PARTITIONS].append(key + place + row["document_id"])
                     rows.append(row)
-                    size += len(found.text)
+                    size += len(found.text) + sum(map(len, found.metadata.values())) + _ROW_BYTES
                     if size >= BATCH_BYTES:
                         documents.write(pa.RecordBatch.from_pylist(rows, DOCUMENTS))
                         rows, size = [], 0
@@ -123,7 +127,11 @@ class ExtractFiles(beam.DoFn):
             else:
                 with paths.open_read(file.location) as handle:
                     yield from extract_file(cast(BinaryIO, handle), file.path, self.options, source.columns)
+        except DataError:
+            raise
         except OSError as error:
+            if error.errno in MACHINE_AT_FAULT:  # no fault of the file, so no reject
+                raise DataError(f"{file.location}: {error.strerror}") from error
             yield Reject("", "unreadable", f"the file cannot be read: {error.strerror or error}")
         except Exception as error:  # one file's surprise must not end the run
             yield Reject("", "extractor_error", f"{type(error).__name__}: {error}"[:300])

@@ -156,6 +156,15 @@ def test_dropping_repeated_ids_may_die_at_any_write_and_run_again(tmp_path, monk
     assert not list(tmp_path.rglob("*.writing"))
 
 
+def test_different_ids_stay_different(tmp_path):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    ids = ["a  b", "a b", "x" * 1500 + "1", "x" * 1500 + "2", "", "", "\ud800", "\ud801"]
+    write_jsonl(docs / "a.jsonl", [{"id": one, "text": PROSE} for one in ids])
+    _, output = extract(docs, tmp_path / "out")
+    assert output.counts == {"files": 1, "documents": 8, "rejects": 0}
+
+
 def test_columns_have_names_of_their_own(tmp_path):
     docs = tmp_path / "docs"
     docs.mkdir()

@@ -128,6 +128,42 @@ def test_the_order_in_which_files_were_made_does_not_matter(finished, tmp_path, 
     assert other == {path: value for path, value in contents(run).items() if path.split("/")[0] in ROAD[:10]}
 
 
+def test_nothing_of_others_is_written_over_and_nothing_of_ours_is_read(tmp_path, sluice):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "a.txt").write_text("A text.")
+    inside = sluice("extract", docs, "-o", docs / "out", check=False)
+    assert inside.returncode == 2 and "lies inside source" in inside.stderr
+    mine = tmp_path / "out" / "extract" / "thesis.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("years of work")
+    failed = sluice("extract", docs, "-o", tmp_path / "out", check=False)
+    assert failed.returncode == 2 and "in the way" in failed.stderr and mine.read_text() == "years of work"
+
+
+def test_a_dataset_with_a_missing_file_is_made_again_and_a_model_is_asked_for(copy, sluice):
+    recipe, run = copy
+    before = contents(run)
+    lost = run / "split" / "split" / "00001.parquet"
+    lost.unlink()
+    sluice("run", recipe, "--output", run)
+    assert contents(run) == before
+    next((run / "pretrain" / "checkpoints").glob("*/model.safetensors")).unlink()
+    failed = sluice("run", recipe, "--output", run, check=False)
+    assert failed.returncode == 1 and "--from pretrain" in failed.stderr
+
+
+def test_pipes_and_devices_are_no_documents(tmp_path, sluice):
+    import os
+
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "a.txt").write_text("A text.")
+    (docs / "link.txt").symlink_to(docs / "a.txt")
+    os.mkfifo(docs / "pipe.txt")
+    assert "documents 2" in sluice("extract", docs, "-o", tmp_path / "a[/b]").stdout
+
+
 def test_a_run_in_use_is_refused(finished, sluice):
     import fcntl
 
