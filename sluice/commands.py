@@ -103,18 +103,16 @@ def _recipe_for(
         raise ConfigError(f"{source}: holds finished datasets, so --column has nothing to say")
     name = re.sub(r"[^a-z0-9_-]+", "-", Path(output).name.lower()).strip("-_")[:60] or "run"
     value: dict[str, Any] = {}
-    base = Path.cwd()
     run_recipe_file = paths.join(run_folder(source), RECIPE_FILE)
     if recipe_file:
-        load_recipe(recipe_file)  # so that what is wrong is told with its line
-        value, base = yaml.safe_load(Path(recipe_file).read_text()), Path(recipe_file).parent
+        value = load_recipe(recipe_file).model_dump(mode="json")
     elif made and paths.exists(run_recipe_file):
         value = yaml.safe_load(paths.read_text(run_recipe_file))
     if not made:
         path = source if not paths.is_local(source) else str(Path(source).absolute())
         value = {**value, "sources": [{"name": "input", "path": path, "columns": mapping}]}
     value = {"name": name, "sources": [{"name": "input", "path": source}], **value}
-    return check_recipe(apply_overrides(value, settings), base, "settings")
+    return check_recipe(apply_overrides(value, settings), Path.cwd(), "settings")
 
 
 def _columns(columns: tuple[str, ...]) -> dict[str, str]:
@@ -135,7 +133,6 @@ def generate_text(
     prompt: str, model: str, tokens: int, temperature: float, top_k: int, top_p: float, seed: int
 ) -> None:
     """`sluice generate`: prints the prompt and what the model makes of it."""
-
     from trainer.prompt import continue_text, load_model
 
     loaded, tokenizer = load_model(model)

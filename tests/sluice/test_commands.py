@@ -13,7 +13,7 @@ import pytest
 from schemas.manifest import read_manifest
 from schemas.tables import read_table
 from tests.conftest import COMMAND
-from tests.sluice.runs import contents, write_recipe
+from tests.sluice.runs import RECIPE, contents, write_recipe
 
 WORDS = (
     "harbour lamp keeper evening ship name book count tide rope stone stair glass oil night storm signal coast "
@@ -85,6 +85,15 @@ def test_what_a_filter_dropped_is_not_tokenized(documents, tmp_path, sluice):
         sluice("tokenize", given, "--tokenizer", out / "tok", "-o", out / "shards")
         manifest = read_manifest(str(out / "shards" / "tokenize"))
         assert manifest.counts["dropped"] == 1
+
+
+def test_the_settings_of_a_recipe_are_read_as_a_run_reads_them(documents, tmp_path, sluice):
+    path, _ = documents
+    text = RECIPE.replace("tokens: 6144", "tokens: 6.144e3")
+    assert text != RECIPE
+    sluice("mix", path, *MAPPING, "--recipe", write_recipe(tmp_path, text=text), "-o", tmp_path / "out")
+    plans = read_manifest(str(tmp_path / "out" / "mix")).config["plans"]
+    assert plans[0]["tokens"] == 6144
 
 
 def test_a_wrong_column_stops_with_its_likeliest_cause(documents, tmp_path, sluice):
