@@ -58,17 +58,23 @@ def run(
     run_recipe(load_recipe(recipe, tuple(settings or ())), output, from_, until, context.obj)
 
 
-@app.command()
-def extract(
-    context: typer.Context,
-    input: Input,
-    output: OutputFolder = None,
-    recipe: With = None,
-    settings: Settings = None,
-    column: Column = None,
-) -> None:
-    """Text out of PDF, HTML, Markdown, text, source code, JSONL and Parquet."""
-    _stage("extract", context, input, output, recipe, settings, column)
+def _stage_command(name: str, does: str) -> None:
+    """Add the command of a stage that has no option of its own."""
+
+    def command(
+        context: typer.Context,
+        input: Input,
+        output: OutputFolder = None,
+        recipe: With = None,
+        settings: Settings = None,
+        column: Column = None,
+    ) -> None:
+        _stage(name, context, input, output, recipe, settings, column)
+
+    app.command(name, help=does)(command)
+
+
+_stage_command("extract", "Text out of PDF, HTML, Markdown, text, source code, JSONL and Parquet.")
 
 
 @app.command()
@@ -86,30 +92,10 @@ def annotate(
     _stage("annotate", context, input, output, recipe, [*(settings or []), *extra], column)
 
 
-@app.command("filter")
-def filter_(
-    context: typer.Context,
-    input: Input,
-    output: OutputFolder = None,
-    recipe: With = None,
-    settings: Settings = None,
-    column: Column = None,
-) -> None:
-    """Keep or drop decisions with every reason, by the thresholds of the recipe."""
-    _stage("filter", context, input, output, recipe, settings, column)
+_stage_command("filter", "Keep or drop decisions with every reason, by the thresholds of the recipe.")
 
 
-@app.command()
-def dedup(
-    context: typer.Context,
-    input: Input,
-    output: OutputFolder = None,
-    recipe: With = None,
-    settings: Settings = None,
-    column: Column = None,
-) -> None:
-    """Exact and near-duplicates; the best document of a cluster survives."""
-    _stage("dedup", context, input, output, recipe, settings, column)
+_stage_command("dedup", "Exact and near-duplicates; the best document of a cluster survives.")
 
 
 @app.command()
@@ -131,17 +117,7 @@ def decontaminate(
     _stage("decontaminate", context, input, output, recipe, [*(settings or []), *extra], column)
 
 
-@app.command()
-def split(
-    context: typer.Context,
-    input: Input,
-    output: OutputFolder = None,
-    recipe: With = None,
-    settings: Settings = None,
-    column: Column = None,
-) -> None:
-    """Join all decisions and set the validation documents apart."""
-    _stage("split", context, input, output, recipe, settings, column)
+_stage_command("split", "Join all decisions and set the validation documents apart.")
 
 
 @tokenizer_app.command("train")
@@ -181,69 +157,19 @@ def tokenize(
     _stage("tokenize", context, input, output, recipe, [*(settings or []), *extra], column)
 
 
-@app.command()
-def mix(
-    context: typer.Context,
-    input: Input,
-    output: OutputFolder = None,
-    recipe: With = None,
-    settings: Settings = None,
-    column: Column = None,
-) -> None:
-    """A plan per stage of training: how often each document is used."""
-    _stage("mix", context, input, output, recipe, settings, column)
+_stage_command("mix", "A plan per stage of training: how often each document is used.")
 
 
-@app.command()
-def pack(
-    context: typer.Context,
-    input: Input,
-    output: OutputFolder = None,
-    recipe: With = None,
-    settings: Settings = None,
-    column: Column = None,
-) -> None:
-    """Plans to sequences."""
-    _stage("pack", context, input, output, recipe, settings, column)
+_stage_command("pack", "Plans to sequences.")
 
 
-@app.command()
-def pretrain(
-    context: typer.Context,
-    input: Input,
-    output: OutputFolder = None,
-    recipe: With = None,
-    settings: Settings = None,
-    column: Column = None,
-) -> None:
-    """Train a Qwen3 through all its stages; goes on from its last checkpoint."""
-    _stage("pretrain", context, input, output, recipe, settings, column)
+_stage_command("pretrain", "Train a Qwen3 through all its stages; goes on from its last checkpoint.")
 
 
-@app.command()
-def evaluate(
-    context: typer.Context,
-    input: Input,
-    output: OutputFolder = None,
-    recipe: With = None,
-    settings: Settings = None,
-    column: Column = None,
-) -> None:
-    """Bits per byte on the validation split, by language and domain."""
-    _stage("evaluate", context, input, output, recipe, settings, column)
+_stage_command("evaluate", "Bits per byte on the validation split, by language and domain.")
 
 
-@app.command()
-def export(
-    context: typer.Context,
-    input: Input,
-    output: OutputFolder = None,
-    recipe: With = None,
-    settings: Settings = None,
-    column: Column = None,
-) -> None:
-    """A folder that `transformers` loads."""
-    _stage("export", context, input, output, recipe, settings, column)
+_stage_command("export", "A folder that `transformers` loads.")
 
 
 @app.command()
