@@ -23,7 +23,16 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=1000)]
 
-ModelName = Literal["qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-14b", "qwen3-32b"]
+ModelName = Literal[
+    "qwen3-0.6b",
+    "qwen3-1.7b",
+    "qwen3-4b",
+    "qwen3-8b",
+    "qwen3-14b",
+    "qwen3-32b",
+    "qwen3-30b-a3b",
+    "qwen3-235b-a22b",
+]
 
 
 class Section(BaseModel):
@@ -273,12 +282,37 @@ class Mixture(Section):
 
 
 class LearningRate(Section):
-    """One stage's part of the schedule; it starts where the stage before it ended (the first at zero)."""
+    """One stage's part of the schedule; it starts where the stage before it ended (the first at zero).
+
+    Warm-up, the peak held, and the decay: with a short `decay` this is WSD, without one the decay follows the warm-up.
+    """
 
     shape: Literal["cosine", "linear", "1-sqrt", "constant"] = Field("cosine", description="Shape of the decay.")
     peak: float | None = Field(None, gt=0, description="Top after warm-up; absent: the end of the stage before.")
     end: float = Field(ge=0, description="Learning rate at the end of the stage (not for `constant`).")
-    warmup: Share = Field(0.0, lt=1, description="Share of the stage's steps that climb to the peak.")
+    warmup: Share = Field(0.0, lt=1, description="Share of the stage's tokens in which it climbs to the peak.")
+    decay: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Share of the stage's tokens, at its end, in which it falls (WSD: 0.1 to 0.2); absent: all that "
+        "follow the warm-up.",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "LearningRate":
+        if self.decay is not None and self.shape == "constant":
+            raise ValueError("the shape `constant` has no `decay`; choose another shape or leave `decay` out")
+        if self.decay is not None and self.warmup + self.decay > 1:
+            raise ValueError(f"warmup ({self.warmup}) and decay ({self.decay}) are more than the whole stage")
+        return self
+
+
+class BatchRamp(Section):
+    """Smaller batches at the beginning of a stage, in equal plateaus of 1, 2, 3, ... times `start` sequences."""
+
+    start: int = Field(gt=0, description="Sequences of the first steps; `batch_size` must be a multiple of it.")
+    share: Share = Field(gt=0, description="Share of the stage's tokens before the full batch size is reached.")
 
 
 class TrainingStage(Section):
@@ -288,6 +322,7 @@ class TrainingStage(Section):
     tokens: int = Field(gt=0, description="Training tokens; rounded down to whole steps.")
     sequence_length: int = Field(ge=8, le=1 << 20, description="Tokens per sequence.")
     batch_size: int = Field(gt=0, description="Sequences per optimizer step, over all ranks.")
+    batch_ramp: BatchRamp | None = Field(None, description="Smaller batches at first; absent: all are equal.")
     mixture: Mixture = Field(default_factory=Mixture, description="What the stage is trained on.")
     packing: Literal["concatenate", "best-fit"] = Field(
         "concatenate",
@@ -296,6 +331,14 @@ class TrainingStage(Section):
     document_mask: bool = Field(True, description="Attention stays inside a document.")
     rope_base: float = Field(10_000.0, gt=1, description="Base of the rotary embedding.")
     learning_rate: LearningRate
+
+    @model_validator(mode="after")
+    def _ramp_reaches(self) -> "TrainingStage":
+        if self.batch_ramp and self.batch_size % self.batch_ramp.start:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of batch_ramp.start ({self.batch_ramp.start})"
+            )
+        return self
 
 
 class Optimizer(Section):
@@ -310,19 +353,23 @@ class Optimizer(Section):
 
 
 class ModelFields(Section):
-    """A Qwen3 dense model by its fields; the vocabulary comes from the tokenizer, padded to 128 rows."""
+    """A Qwen3 model by its fields; the vocabulary comes from the tokenizer, padded to 128 rows."""
 
     hidden_size: int = Field(ge=8)
-    intermediate_size: int = Field(ge=8)
+    intermediate_size: int = Field(ge=8, description="Width of the feed-forward layer, or of one expert.")
     layers: int = Field(ge=1, le=1000)
     heads: int = Field(ge=1)
     kv_heads: int = Field(ge=1)
     head_dim: int = Field(128, ge=4)
     tied_embeddings: bool = True
     init_std: float = Field(0.02, gt=0)
+    experts: int = Field(0, ge=0, le=4096, description="Experts in every layer (128 in Qwen3); 0 is a dense model.")
+    experts_per_token: int = Field(0, ge=0, description="Experts that a token goes through (8 in Qwen3).")
 
     @model_validator(mode="after")
     def _divides(self) -> "ModelFields":
+        if bool(self.experts) != bool(self.experts_per_token) or self.experts_per_token > self.experts:
+            raise ValueError(f"experts_per_token ({self.experts_per_token}) must be from 1 to experts ({self.experts})")
         if self.heads % self.kv_heads:
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         if self.head_dim % 2:
@@ -359,7 +406,10 @@ class Pretrain(Section):
     keep_checkpoints: int = Field(3, ge=1, description="Newest checkpoints kept; ends of stages are always kept.")
     validate_every: int = Field(500, gt=0, description="Steps between validations.")
     validation_tokens: int = Field(1 << 20, gt=0, description="Largest number of tokens per validation.")
-    activation_checkpointing: bool = Field(False, description="Recompute blocks in the backward pass.")
+    activation_checkpointing: Literal["none", "selective", "full"] = Field(
+        "none",
+        description="What the backward pass computes again: nothing, all but matrix products, or whole blocks.",
+    )
     compile: bool = Field(False, description="torch.compile each block (on a GPU).")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a GPU where there is one.")
     threads: int | None = Field(None, ge=1, description="Threads of torch on a CPU; absent: torch decides.")

@@ -530,7 +530,8 @@ def training_work(pretrain: Pretrain, vocabulary: int) -> float:
     config = model_config(pretrain, embedding_rows(vocabulary))
     head = config.vocabulary_size * config.hidden_size
     tokens = sum(row["tokens"] for row in timeline(pretrain))
-    return 6.0 * (parameter_count(config)[1] + head) * tokens
+    count = parameter_count(config)
+    return 6.0 * (count.active - count.total + count.body + head) * tokens
 
 
 def _model_line(recipe: Recipe) -> str:
@@ -538,9 +539,9 @@ def _model_line(recipe: Recipe) -> str:
 
     pretrain = training_of(recipe)
     config = model_config(pretrain, embedding_rows(recipe.tokenizer.vocabulary_size))
-    total, body = parameter_count(config)
+    count = parameter_count(config)
     name = pretrain.model if isinstance(pretrain.model, str) else f"{config.layers} layers x {config.hidden_size}"
-    return f"{name}: {short(total)} parameters, {short(body)} without the embeddings"
+    return f"{name}: {short(count.total)} parameters, {short(count.body)} without the embeddings"
 
 
 def _training_rows(pretrain: Pretrain) -> list[list[str]]:

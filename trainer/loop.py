@@ -122,8 +122,8 @@ class _Run:
         self.step = 0
         self.records = {span.stage.name: StageRecord() for span in self.plan}
         self.metrics: Metrics | None = None  # of rank 0
-        if pretrain.activation_checkpointing:
-            apply_checkpointing(model)
+        if pretrain.activation_checkpointing != "none":
+            apply_checkpointing(model, selective=pretrain.activation_checkpointing == "selective")
         if pretrain.compile and ranks.device.type == "cuda":
             for block in model.layers:
                 block.compile()
@@ -277,14 +277,15 @@ class _Run:
         )
 
     def _line(self, span: Span, rate: float, result: StepResult, seconds: float) -> dict[str, Any]:
+        tokens = tokens_at(self.plan, self.step)
         return {
             "step": self.step,
             "stage": span.stage.name,
             "loss": result.loss,
             "learning_rate": rate,
             "grad_norm": result.grad_norm,
-            "tokens": tokens_at(self.plan, self.step),
-            "tokens_per_second": round(span.tokens_per_step / seconds, 1),
+            "tokens": tokens,
+            "tokens_per_second": round((tokens - tokens_at(self.plan, self.step - 1)) / seconds, 1),
             "seconds": round(seconds, 6),
             "labels": int(result.labels.sum()),
             "cells": _by_group(self.data.groups, result.nll, result.labels),

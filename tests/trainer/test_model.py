@@ -1,10 +1,11 @@
-"""The dense model against its published sizes, separate documents, brute force and itself."""
+"""The model, dense and of experts, against its published sizes, separate documents, brute force and itself."""
 
 import copy
 import itertools
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -18,18 +19,21 @@ from schemas.errors import ConfigError
 from schemas.recipe import Pretrain
 from trainer.loss import IGNORE, chunked_cross_entropy
 from trainer.model.attention import BLOCK, attention, block_mask, document_mask, document_starts
+from trainer.model.moe import MixtureOfExperts, Routing, balance
 from trainer.model.qwen3 import Cache, Qwen3, apply_checkpointing, build, initial_value
-from trainer.model.sizes import SIZES, ModelConfig, model_config, parameter_count
+from trainer.model.sizes import SIZES, ModelConfig, Parameters, model_config, parameter_count
 
 torch.set_num_threads(1)
 
-PUBLISHED = {
-    "qwen3-0.6b": (596_049_920, 440_467_456),
-    "qwen3-1.7b": (1_720_574_976, 1_409_410_048),
-    "qwen3-4b": (4_022_468_096, 3_633_511_936),
-    "qwen3-8b": (8_190_735_360, 6_946_075_648),
-    "qwen3-14b": (14_768_307_200, 13_212_482_560),
-    "qwen3-32b": (32_762_123_264, 31_206_298_624),
+PUBLISHED = {  # in all, without embeddings, active per token
+    "qwen3-0.6b": (596_049_920, 440_467_456, 596_049_920),
+    "qwen3-1.7b": (1_720_574_976, 1_409_410_048, 1_720_574_976),
+    "qwen3-4b": (4_022_468_096, 3_633_511_936, 4_022_468_096),
+    "qwen3-8b": (8_190_735_360, 6_946_075_648, 8_190_735_360),
+    "qwen3-14b": (14_768_307_200, 13_212_482_560, 14_768_307_200),
+    "qwen3-32b": (32_762_123_264, 31_206_298_624, 32_762_123_264),
+    "qwen3-30b-a3b": (30_532_122_624, 29_909_792_768, 3_353_032_704),
+    "qwen3-235b-a22b": (235_093_634_560, 233_848_974_848, 22_190_763_520),
 }
 TINY = ModelConfig(
     vocabulary_size=97,
@@ -44,6 +48,9 @@ TINY = ModelConfig(
 )
 
 
+EXPERTS = replace(TINY, intermediate_size=24, experts=12, experts_per_token=3)
+
+
 def tokens(batch: int, length: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(TINY.vocabulary_size, (batch, length), generator=torch.Generator().manual_seed(seed))
 
@@ -55,7 +62,13 @@ def test_sizes_have_the_published_parameter_counts(name: str) -> None:
         model = Qwen3(config)
     total = sum(parameter.numel() for parameter in model.parameters())
     body = sum(parameter.numel() for parameter in [*model.layers.parameters(), *model.norm.parameters()])
-    assert parameter_count(config) == (total, body) == PUBLISHED[name]
+    idle = sum(
+        parameter[0].numel() * (config.experts - config.experts_per_token)
+        for parameter in model.parameters()
+        if parameter.ndim == 3
+    )
+    assert (total, body, total - idle) == PUBLISHED[name]
+    assert parameter_count(config) == Parameters(*PUBLISHED[name])
 
 
 def test_a_recipes_model_has_the_tokenizers_rows_and_room_for_the_longest_stage() -> None:
@@ -85,7 +98,18 @@ def test_sizes_need_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize(("field", "value"), [("heads", 7), ("head_dim", 15), ("layers", 0), ("rope_base", -1.0)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("heads", 7),
+        ("head_dim", 15),
+        ("layers", 0),
+        ("rope_base", -1.0),
+        ("experts", 4),
+        ("experts", -1),
+        ("experts_per_token", 2),
+    ],
+)
 def test_impossible_shapes_are_named(field: str, value: float) -> None:
     shape = {name: getattr(TINY, name) for name in TINY.__dataclass_fields__}
     with pytest.raises(ConfigError, match=field):
@@ -211,10 +235,12 @@ def test_positions_restart_at_every_document_unless_given() -> None:
 # one model, several ways to run it ----------------------------------------------------------------------------
 
 
-def test_checkpointing_changes_no_gradient_and_no_name() -> None:
-    plain = build(TINY, 0)
+@pytest.mark.parametrize("config", [TINY, EXPERTS], ids=["dense", "experts"])
+@pytest.mark.parametrize("selective", [False, True])
+def test_checkpointing_changes_no_gradient_no_name_and_no_count(config: ModelConfig, selective: bool) -> None:
+    plain = build(config, 0)
     frugal = copy.deepcopy(plain)
-    apply_checkpointing(frugal)
+    apply_checkpointing(frugal, selective=selective)
     batch, document_BT, _ = packed()
     calls = 0
 
@@ -223,12 +249,42 @@ def test_checkpointing_changes_no_gradient_and_no_name() -> None:
         calls += 1
 
     frugal.layers[0].self_attn.register_forward_hook(count)
+    routed = []
     for model in (plain, frugal):
-        summed_loss(model, batch, document_BT).backward()
+        routings: list[Routing] = []
+        hidden = model(batch, document_BT=document_BT, routings=routings)
+        (hidden.square().sum() + sum(routing.probability_E[0] for routing in routings)).backward()
+        routed.append(routings)
     assert calls == 2  # once forward, once again for backward
     assert list(plain.state_dict()) == list(frugal.state_dict())
     for a, b in zip(plain.parameters(), frugal.parameters(), strict=True):
-        assert torch.equal(a.grad, b.grad)
+        assert torch.equal(a.grad, b.grad) if a.grad is not None else b.grad is None
+    for once, again in zip(*routed, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(once, again))
+
+
+class ProductsComputed(TorchDispatchMode):
+    """Counts matrix products."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function in (torch.ops.aten.mm.default, torch.ops.aten._grouped_mm.default)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("config", [TINY, EXPERTS], ids=["dense", "experts"])
+def test_selective_checkpointing_computes_no_product_twice(config: ModelConfig) -> None:
+    batch, document_BT, _ = packed()
+    products = {}
+    for kind in ("none", "selective", "full"):
+        model = build(config, 0)
+        if kind != "none":
+            apply_checkpointing(model, selective=kind == "selective")
+        with ProductsComputed() as counter:
+            model(batch, document_BT=document_BT).sum().backward()
+        products[kind] = counter.count
+    assert products["none"] == products["selective"] < products["full"]
 
 
 def test_a_longer_rope_base_takes_effect_at_once() -> None:
@@ -385,3 +441,123 @@ def test_loss_without_gradient_makes_none() -> None:
         total, nll_N = chunked_cross_entropy(hidden, weight, labels, 5)
     assert total.item() == pytest.approx(nll_N.sum().item())
     assert largest.numel == 5 * 30
+
+
+# experts ------------------------------------------------------------------------------------------------------
+
+
+def loop_over_experts(layer: MixtureOfExperts, x_BTC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The layer as one would write it down: every expert in turn; output, probabilities and choices."""
+    x_NC = x_BTC.flatten(0, 1)
+    probability_NE = (x_NC @ layer.gate.weight.T).softmax(-1)
+    top_NK, expert_NK = probability_NE.topk(layer.experts_per_token)
+    share_NK = top_NK / top_NK.sum(-1, keepdim=True)
+    y_NC = torch.zeros_like(x_NC)
+    for expert, (gate, up, down) in enumerate(zip(*layer.experts.parameters(), strict=True)):
+        share_N = torch.where(expert_NK == expert, share_NK, 0).sum(-1)
+        y_NC = y_NC + share_N[:, None] * ((F.silu(x_NC @ gate.T) * (x_NC @ up.T)) @ down.T)
+    return y_NC.view_as(x_BTC), probability_NE, expert_NK
+
+
+@pytest.mark.parametrize(("experts", "chosen", "length"), [(12, 3, 50), (4, 4, 9), (64, 2, 7), (1, 1, 5)])
+def test_experts_equal_a_loop_over_them(experts: int, chosen: int, length: int) -> None:
+    """Also with more experts than tokens, so that some of them are idle."""
+    layer = MixtureOfExperts(32, 24, experts, chosen)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    x = torch.randn(2, length, 32, generator=generator, requires_grad=True)
+    weight = torch.randn(2, length, 32, generator=generator)
+    results = []
+    for forward in (lambda: layer(x, None)[0], lambda: loop_over_experts(layer, x)[0]):
+        y = forward()
+        gradients = torch.autograd.grad((y * weight).sum(), [x, *layer.parameters()])
+        results.append((y, *gradients))
+    for ours, expected in zip(*results, strict=True):
+        assert (ours - expected).abs().max() <= 1e-5 * max(1.0, expected.abs().max().item())
+
+
+def test_routing_counts_the_tokens_that_count() -> None:
+    layer = MixtureOfExperts(32, 24, 12, 3)
+    generator = torch.Generator().manual_seed(2)
+    torch.nn.init.normal_(layer.gate.weight, generator=generator)
+    for parameter in layer.experts.parameters():
+        torch.nn.init.normal_(parameter, generator=generator)
+    x = torch.randn(2, 20, 32, generator=generator)
+    counted = torch.ones(2, 20, dtype=torch.bool)
+    counted[1, 13:] = False
+    _, routing = layer(x, counted)
+    _, probability, expert = loop_over_experts(layer, x)
+    real = counted.flatten()
+    assert routing.tokens == 33
+    assert torch.equal(routing.load_E, torch.bincount(expert[real].flatten(), minlength=12).float())
+    torch.testing.assert_close(routing.probability_E, probability[real].sum(0))
+    log_sum = (x.flatten(0, 1) @ layer.gate.weight.T).logsumexp(-1)
+    torch.testing.assert_close(routing.square, log_sum[real].square().sum())
+    torch.testing.assert_close(routing.entropy, torch.distributions.Categorical(probability[real]).entropy().sum())
+    whole = layer(x, None)[1]
+    parts = [layer(x[:1], counted[:1])[1], layer(x[1:], None)[1]]
+    for together, first, second in zip(whole, *parts, strict=True):
+        torch.testing.assert_close(first + second, together)
+
+
+def test_a_balanced_router_has_a_balance_of_one_and_a_collapsed_one_of_as_many_as_it_idles() -> None:
+    tokens_ = torch.tensor(60.0)
+    even = torch.full((12,), 3 * 60 / 12)
+    assert balance(even, tokens_, torch.full((12,), 60 / 12), tokens_, 3).item() == pytest.approx(1)
+    one_hot = torch.zeros(12)
+    one_hot[:3] = 60.0
+    assert balance(one_hot, tokens_, one_hot / 3, tokens_, 3).item() == pytest.approx(4)
+
+
+def test_the_balance_teaches_the_router() -> None:
+    """Its gradient goes through the probabilities alone: more of an overloaded expert is worse, less is better."""
+    layer = MixtureOfExperts(32, 24, 12, 3)
+    generator = torch.Generator().manual_seed(3)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, generator=generator)
+    x = torch.randn(1, 200, 32, generator=generator) + 0.3  # what is common to all tokens favours some experts
+    before = []
+    for _ in range(40):
+        routing = layer(x, None)[1]
+        loss = balance(routing.load_E, routing.tokens, routing.probability_E, routing.tokens, 3)
+        (gradient,) = torch.autograd.grad(loss, [layer.gate.weight])
+        assert gradient.abs().max() > 0
+        before.append(loss.item())
+        with torch.no_grad():
+            layer.gate.weight -= 0.5 * gradient
+    assert before[-1] < 1.1 < before[0]
+
+
+def test_the_router_is_in_float32_in_a_bfloat16_model() -> None:
+    model = build(EXPERTS, 0)
+    rough = copy.deepcopy(model).to(torch.bfloat16)
+    routings: list[Routing] = []
+    with torch.no_grad():
+        hidden = rough(tokens(1, 30), routings=routings)
+    assert hidden.dtype == torch.bfloat16
+    assert {tensor.dtype for routing in routings for tensor in routing} == {torch.float32}
+    # Probabilities in bfloat16 would not sum to the number of tokens.
+    assert routings[0].probability_E.sum().item() == pytest.approx(30, abs=1e-4)
+
+
+def test_experts_compute_in_the_type_of_autocast_and_keep_their_weights() -> None:
+    layer = MixtureOfExperts(32, 24, 12, 3)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(4))
+    x = torch.randn(1, 20, 32, generator=torch.Generator().manual_seed(5))
+    exact, _ = layer(x, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough, routing = layer(x, None)
+    rough.sum().backward()
+    assert rough.dtype == torch.bfloat16
+    assert routing.probability_E.dtype == torch.float32
+    assert all(parameter.grad is not None and parameter.grad.dtype == torch.float32 for parameter in layer.parameters())
+    assert ((rough.float() - exact).norm() / exact.norm()).item() < 0.03
+
+
+def test_an_experts_first_weights_depend_on_its_own_number() -> None:
+    many, few = build(EXPERTS, 0), build(replace(EXPERTS, experts=5), 0)
+    for a, b in zip(many.layers[1].mlp.experts.parameters(), few.layers[1].mlp.experts.parameters(), strict=True):
+        assert torch.equal(a[:5], b)
+        assert not torch.equal(a[0], a[1])

@@ -1,20 +1,22 @@
-"""Qwen3, dense (arXiv 2505.09388): the whole architecture from top to bottom.
+"""Qwen3, dense and mixture of experts (arXiv 2505.09388): the whole architecture from top to bottom.
 
-Pre-norm blocks of grouped-query attention with RMSNorm on every query and key head, and SwiGLU; no bias anywhere.
-Modules carry the names of the published weights. In the names of tensors B is the batch, T the time, C the hidden
-size, H the query heads, K the key/value heads, D the head width, V the vocabulary, L the layers.
+Pre-norm blocks of grouped-query attention with RMSNorm on every query and key head, and SwiGLU, one or one per expert;
+no bias anywhere. Modules carry the names of the published weights. In the names of tensors B is the batch, T the time,
+C the hidden size, H the query heads, K the key/value heads, D the head width, V the vocabulary, L the layers.
 """
 
 import functools
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 import xxhash
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from trainer.model.attention import Mask, attention, cached_mask, document_mask, document_starts
+from trainer.model.moe import MixtureOfExperts, Routing
 from trainer.model.rope import rotate, rotation
 from trainer.model.sizes import ModelConfig
 
@@ -104,11 +106,27 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
         self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = FeedForward(config.hidden_size, config.intermediate_size)
+        self.mlp: FeedForward | MixtureOfExperts = (
+            MixtureOfExperts(config.hidden_size, config.intermediate_size, config.experts, config.experts_per_token)
+            if config.experts
+            else FeedForward(config.hidden_size, config.intermediate_size)
+        )
 
-    def forward(self, x_BTC: torch.Tensor, turn: Rotation, mask: Mask, cache: Cache | None) -> torch.Tensor:
+    def forward(
+        self,
+        x_BTC: torch.Tensor,
+        turn: Rotation,
+        mask: Mask,
+        counted_BT: torch.Tensor | None,
+        cache: Cache | None,
+    ) -> tuple[torch.Tensor, Routing | None]:
         x_BTC = x_BTC + self.self_attn(self.input_layernorm(x_BTC), turn, mask, cache)
-        return x_BTC + self.mlp(self.post_attention_layernorm(x_BTC))
+        y_BTC = self.post_attention_layernorm(x_BTC)
+        # Routing is an output like any other, so a block that is computed again for the backward pass counts once.
+        y_BTC, routing = (
+            self.mlp(y_BTC, counted_BT) if isinstance(self.mlp, MixtureOfExperts) else (self.mlp(y_BTC), None)
+        )
+        return x_BTC + y_BTC, routing
 
 
 class Qwen3(nn.Module):
@@ -140,6 +158,8 @@ class Qwen3(nn.Module):
         positions_BT: torch.Tensor | None = None,
         document_BT: torch.Tensor | None = None,
         cache: Cache | None = None,
+        counted_BT: torch.Tensor | None = None,
+        routings: list[Routing] | None = None,
     ) -> torch.Tensor:
         """The hidden states after the final norm, (B, T, C); `logits` turns them into scores.
 
@@ -149,6 +169,8 @@ class Qwen3(nn.Module):
                 cache holds, and restart at every document.
             document_BT: integers, equal inside a document: documents do not see each other. Absent: one document.
             cache: what was read before; it grows by T tokens. Not together with documents.
+            counted_BT: False where a token is padding that `routings` leave out. Absent: all count.
+            routings: a list that gets what the router of each layer did, if the model has experts.
         """
         batch, length = tokens_BT.shape
         past = cache.length if cache is not None else 0
@@ -167,7 +189,9 @@ class Qwen3(nn.Module):
         turn = rotation(positions_BT, self.config.head_dim, self.config.rope_base)
         x_BTC = self.embed_tokens(tokens_BT)
         for block in self.layers:
-            x_BTC = block(x_BTC, turn, mask, cache)
+            x_BTC, routing = block(x_BTC, turn, mask, counted_BT, cache)
+            if routings is not None and routing is not None:
+                routings.append(routing)
         if cache is not None:
             cache.length += length
         return self.norm(x_BTC)
@@ -182,13 +206,16 @@ class Qwen3(nn.Module):
         return F.linear(hidden_BTC, self.head_weight)
 
 
-def initial_value(name: str, shape: torch.Size, std: float, seed: int) -> torch.Tensor:
+def initial_value(name: str, shape: tuple[int, ...], std: float, seed: int) -> torch.Tensor:
     """What a parameter starts from, float32 on the CPU: ones for norms, else a normal cut at 3 standard deviations.
 
-    Drawn from the seed and the name, so it is the same on every device, and on a rank that holds a few layers only.
+    Drawn from the seed and the name, an expert's number being part of it, so it is the same on every device, and on a
+    rank that holds a few layers or experts only.
     """
     if len(shape) == 1:
         return torch.ones(shape)
+    if len(shape) == 3:
+        return torch.stack([initial_value(f"{name}.{expert}", shape[1:], std, seed) for expert in range(shape[0])])
     number = xxhash.xxh3_64_intdigest(f"{seed}\x1f{name}".encode()) >> 1  # generators take 63 bits
     generator = torch.Generator().manual_seed(number)
     return nn.init.trunc_normal_(torch.empty(shape), 0.0, std, -3 * std, 3 * std, generator=generator)
@@ -208,7 +235,28 @@ def build(
     return model
 
 
-def apply_checkpointing(model: Qwen3) -> None:
-    """Keep only the input of every block for the backward pass and compute the rest again."""
+# Products are what costs time to compute again; norms, rotations and activations cost memory to keep.
+_KEPT = frozenset(
+    {
+        torch.ops.aten.mm.default,
+        torch.ops.aten._grouped_mm.default,
+        torch.ops.aten._scaled_dot_product_flash_attention.default,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+        torch.ops.aten._scaled_dot_product_efficient_attention.default,
+        torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+        torch.ops.higher_order.flex_attention,
+    }
+)
+
+
+def _keep_products(_: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operation in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def apply_checkpointing(model: Qwen3, *, selective: bool) -> None:
+    """Compute blocks again in the backward pass: all but their input, or if `selective` all but matrix products."""
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}  # nothing in a block is random
+    if selective:
+        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _keep_products)
     for block in model.layers:
-        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+        block.forward = functools.partial(checkpoint, block.forward, **options)
