@@ -22,6 +22,7 @@ from schemas.recipe import Recipe
 from schemas.tables import write_table
 from schemas.tokens import TOKENS
 from trainer.data import Feed, Sequences, TokenShards, prefetch
+from trainer.schedule import Batches
 
 SHARDS = 16
 VOCABULARY = 151_669
@@ -89,7 +90,7 @@ def main() -> None:
         seconds = time.process_time() - began
         print(f"start: {size / 1e6:,.0f} MB of shards verified at {size / seconds / 1e6:,.0f} MB per CPU second")
         began = time.process_time()
-        feed = Feed(Sequences(job, "s1", shards), "benchmark", options.batch_size)
+        feed = Feed(Sequences(job, "s1", shards), "benchmark", Batches.equal(options.batch_size))
         feed.rows(0)
         print(f"order: {feed.sequences.count:,} sequences in {time.process_time() - began:.3f} CPU seconds")
 

@@ -24,6 +24,7 @@ from schemas.job import Job
 from schemas.manifest import FileEntry
 from schemas.tokens import PACK, TOKENS
 from trainer.loss import IGNORE
+from trainer.schedule import Batches
 
 WINDOW = 64  # shards that are read side by side
 T = TypeVar("T")
@@ -347,15 +348,15 @@ class Feed:
 
     Args:
         key: names pack and seed; equal keys give equal orders.
-        batch_size: sequences per step over all ranks.
+        batches: sequences of every step over all ranks.
     """
 
-    def __init__(self, sequences: Sequences, key: str, batch_size: int, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(self, sequences: Sequences, key: str, batches: Batches, rank: int = 0, ranks: int = 1) -> None:
         if not sequences.count:
             raise DataError(f"{sequences.path}: holds no sequence; give the stage more documents or shorter sequences")
         self.sequences = sequences
-        self.batch_size = batch_size
-        self._rows = range(rank, batch_size, ranks)
+        self.batches = batches
+        self._rank, self._ranks = rank, ranks
         first = sequences.first_shards()
         # A batch may lie across the border of two epochs.
         self._order = functools.lru_cache(maxsize=2)(lambda epoch: epoch_order(first, key, epoch))
@@ -367,7 +368,8 @@ class Feed:
 
     def rows(self, step: int) -> list[int]:
         """This rank's sequences of a step."""
-        return [self.sequence_at(step * self.batch_size + row) for row in self._rows]
+        mine = range(self._rank, self.batches.size(step), self._ranks)
+        return [self.sequence_at(self.batches.first(step) + row) for row in mine]
 
     def batch(self, step: int) -> Batch:
         return self.sequences.read(self.rows(step))

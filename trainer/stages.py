@@ -24,7 +24,7 @@ from trainer.model.qwen3 import Qwen3, build
 from trainer.model.sizes import ModelConfig, model_config
 from trainer.parallel import Ranks, ranks
 from trainer.prompt import continue_text
-from trainer.schedule import span_at, spans
+from trainer.schedule import batches_of, span_at, spans
 
 VALIDATION = "validation"
 SCORES_FILE = "bits_per_byte.parquet"
@@ -69,8 +69,8 @@ def pretrain(job: Job) -> Output:
     summary: dict[str, dict[str, Any]] = {
         span.stage.name: {
             "steps": span.steps,
-            "tokens": span.steps * span.tokens_per_step,
-            "epochs": round(span.steps * span.stage.batch_size / feeds[span.stage.name].sequences.count, 4),
+            "tokens": span.tokens,
+            "epochs": round(span.sequences / feeds[span.stage.name].sequences.count, 4),
             **_record(records[span.stage.name], span.steps),
         }
         for span in plan
@@ -101,7 +101,7 @@ def stage_feed(job: Job, stage: TrainingStage, shards: TokenShards, rank: int = 
             f"{stage.sequence_length}; make the pack again"
         )
     order = digest([job.manifest("pack").hash, job.recipe.seed, stage.name])
-    return Feed(sequences, order, stage.batch_size, rank, ranks)
+    return Feed(sequences, order, batches_of(stage), rank, ranks)
 
 
 def read_in_step(job: Job, step: int) -> list[dict[str, Any]]:

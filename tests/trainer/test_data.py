@@ -20,6 +20,7 @@ from schemas.tables import read_table, write_table
 from schemas.tokens import PACK, TOKENS
 from trainer.data import Batch, Feed, Sequences, TokenShards, epoch_order, prefetch
 from trainer.loss import IGNORE
+from trainer.schedule import Batches
 
 
 def expected(toy: Any, segments: list[tuple[int, int, int, int]], length: int, mask: bool) -> list[list[int]]:
@@ -116,17 +117,20 @@ def test_cutting_documents_counts_no_label_twice_and_none_across_a_seam(
 def test_ranks_share_out_the_global_batch(toy: Any) -> None:
     job = toy.job()
     sequences = Sequences(job, "s1", TokenShards(job))
-    whole = Feed(sequences, "key", 5)
-    parts = [Feed(sequences, "key", 5, rank, 3) for rank in range(3)]
+    batches = Batches.ramp(2, 6, 9)
+    whole = Feed(sequences, "key", batches)
+    parts = [Feed(sequences, "key", batches, rank, 3) for rank in range(3)]
+    drawn = [whole.sequence_at(index) for index in range(batches.first(8))]
+    assert [row for step in range(8) for row in whole.rows(step)] == drawn
     for step in (0, 1, 7):
         rows = whole.rows(step)
         assert [part.rows(step) for part in parts] == [rows[0::3], rows[1::3], rows[2::3]]
-    assert Feed(sequences, "key", 2, 2, 3).batch(0).tokens_BT.shape == (0, 32)
+    assert Feed(sequences, "key", Batches.equal(2), 2, 3).batch(0).tokens_BT.shape == (0, 32)
 
 
 def test_epochs_are_permutations_of_their_own(toy: Any) -> None:
     job = toy.job()
-    feed = Feed(Sequences(job, "s1", TokenShards(job)), "key", 4)
+    feed = Feed(Sequences(job, "s1", TokenShards(job)), "key", Batches.equal(4))
     count = feed.sequences.count
     drawn = [feed.sequence_at(index) for index in range(3 * count)]
     epochs = [drawn[begin : begin + count] for begin in range(0, 3 * count, count)]
@@ -319,4 +323,4 @@ def test_empty_shards_and_packs_are_fine_where_nothing_is_read(toy: Any) -> None
     sequences = Sequences(job, "validation", TokenShards(job))
     assert sequences.read([]).tokens_BT.shape == (0, 32)
     with pytest.raises(DataError, match=r"validation/pack\.arrow: holds no sequence"):
-        Feed(sequences, "key", 4)
+        Feed(sequences, "key", Batches.equal(4))
