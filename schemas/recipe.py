@@ -34,6 +34,8 @@ ModelName = Literal[
     "qwen3-235b-a22b",
 ]
 
+Checkpointing = Literal["none", "selective", "full"]
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -349,7 +351,41 @@ class Optimizer(Section):
     epsilon: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0, description="Not applied to norms.")
     clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
-    z_loss: float = Field(0.0, ge=0, description="Coefficient of the squared log-normaliser; 1e-5 is usual.")
+    z_loss: float = Field(
+        0.0, ge=0, description="Coefficient of the squared log-normaliser of the logits; off at 0, 1e-5 is usual."
+    )
+    router_z_loss: float = Field(
+        0.0, ge=0, description="The same of each layer's router (models with experts); off at 0, 1e-5 is usual."
+    )
+    balance_loss: float = Field(
+        1e-3, ge=0, description="Coefficient of each layer's balancing loss over the global batch, which is 1 at best."
+    )
+    balance_exact: bool = Field(
+        False,
+        description="Count the use of experts over the whole global batch by a forward pass of its own, a third more "
+        "work; otherwise over the micro-batches so far.",
+    )
+
+
+class Guard(Section):
+    """What counts as a bad step and what happens then. Loss or gradient that is not finite always counts.
+
+    Every bad step is written to bad_steps.jsonl with its documents and the norms of the gradient per layer.
+    """
+
+    policy: Literal["stop", "skip", "roll-back"] = Field(
+        "stop",
+        description="`stop`: the run fails; `skip`: the step's update is left out; `roll-back`: weights and optimizer "
+        "go back to the last scheduled checkpoint and all data since is passed over.",
+    )
+    deviations: float | None = Field(
+        None,
+        gt=0,
+        description="Also bad: loss or gradient norm this many standard deviations above its mean over the last steps "
+        "(6 is usual); absent: only what is not finite.",
+    )
+    window: int = Field(128, ge=16, le=10_000, description="Good steps that the mean and the deviation are taken of.")
+    most: int = Field(20, ge=1, description="Bad steps after which the run fails whatever the policy.")
 
 
 class ModelFields(Section):
@@ -379,6 +415,7 @@ class ModelFields(Section):
 
 HOW_IT_RUNS = frozenset(
     {
+        "guard",
         "micro_batch_tokens",
         "checkpoint_every",
         "keep_checkpoints",
@@ -388,6 +425,8 @@ HOW_IT_RUNS = frozenset(
         "compile",
         "device",
         "threads",
+        "cache_bytes",
+        "cache_folder",
     }
 )
 """Keys of `pretrain` that say how a training is run and watched, not what is trained: they may change in mid-run."""
@@ -399,6 +438,7 @@ class Pretrain(Section):
     model: ModelName | ModelFields = Field(description="A published size by name, or the fields of a model.")
     stages: list[TrainingStage] = Field(min_length=1, description="Stages of training, in order.")
     optimizer: Optimizer = Field(default_factory=lambda: Optimizer())
+    guard: Guard = Field(default_factory=lambda: Guard())
     micro_batch_tokens: int = Field(
         16_384, gt=0, description="Tokens per forward pass and rank, at least one sequence; smaller needs less memory."
     )
@@ -406,13 +446,24 @@ class Pretrain(Section):
     keep_checkpoints: int = Field(3, ge=1, description="Newest checkpoints kept; ends of stages are always kept.")
     validate_every: int = Field(500, gt=0, description="Steps between validations.")
     validation_tokens: int = Field(1 << 20, gt=0, description="Largest number of tokens per validation.")
-    activation_checkpointing: Literal["none", "selective", "full"] = Field(
+    activation_checkpointing: Checkpointing = Field(
         "none",
         description="What the backward pass computes again: nothing, all but matrix products, or whole blocks.",
     )
     compile: bool = Field(False, description="torch.compile each block (on a GPU).")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a GPU where there is one.")
     threads: int | None = Field(None, ge=1, description="Threads of torch on a CPU; absent: torch decides.")
+    cache_bytes: int = Field(
+        64 << 30,
+        gt=0,
+        description="Remote token shards and packs are copied to the machine when they are first read; the least "
+        "recently used copies go when all take more than this.",
+    )
+    cache_folder: str | None = Field(
+        None,
+        description="Where these copies lie, for all runs and processes of the machine; relative to the recipe file. "
+        "Absent: sluice/shards in the user's cache folder.",
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Pretrain":
@@ -556,7 +607,12 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     tokenizer = recipe.tokenizer
     if tokenizer.path:
         tokenizer = tokenizer.model_copy(update={"path": absolute(tokenizer.path)})
-    return recipe.model_copy(update={"sources": sources, "decontaminate": decontaminate, "tokenizer": tokenizer})
+    pretrain = recipe.pretrain
+    if pretrain is not None and pretrain.cache_folder:
+        pretrain = pretrain.model_copy(update={"cache_folder": absolute(pretrain.cache_folder)})
+    return recipe.model_copy(
+        update={"sources": sources, "decontaminate": decontaminate, "tokenizer": tokenizer, "pretrain": pretrain}
+    )
 
 
 def apply_overrides(value: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:

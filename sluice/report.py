@@ -772,7 +772,7 @@ def _cell_curves(steps: list[dict[str, Any]]) -> dict[str, tuple[np.ndarray, np.
     sums: dict[str, np.ndarray] = {}
     for number, part in enumerate(parts):
         for index in part:
-            for cell, (nll, labels) in (steps[index].get("cells") or {}).items():
+            for cell, (nll, labels, *_) in (steps[index].get("cells") or {}).items():
                 sums.setdefault(cell, np.zeros((2, len(parts))))[:, number] += (nll, labels)
     enough = LEAST_CELL * sum(labels.sum() for _, labels in sums.values())
     ordered = sorted(sums, key=lambda cell: (-sums[cell][1].sum(), cell))

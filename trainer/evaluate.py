@@ -13,10 +13,12 @@ import torch
 
 from schemas.documents import TRAIN
 from tokenizer.qwen import Tokenizer
-from trainer.data import Batch, Sequences, TokenShards, epoch_order
+from trainer.data import Batch, Sequences, epoch_order
 from trainer.loss import chunked_cross_entropy
+from trainer.model.moe import Routing
 from trainer.model.qwen3 import Qwen3
 from trainer.parallel import Ranks
+from trainer.shards import TokenShards
 
 UNIGRAM_TOKENS = 1 << 28  # training tokens counted; more would not move a unigram model
 
@@ -34,12 +36,27 @@ SCORES = pa.schema(
 )
 
 
-def batch_loss(model: Qwen3, batch: Batch, z_loss: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """The summed loss to differentiate, and each label's negative log-likelihood (B, T), 0 where ignored."""
+def hidden_states(model: Qwen3, batch: Batch, routings: list[Routing] | None = None) -> torch.Tensor:
+    """(B, T, C); `routings` gets what each layer's router did with tokens that are no padding."""
     # bfloat16 for the matrix products of a GPU, float32 for the weights and whatever is summed.
     with torch.autocast("cuda", torch.bfloat16, enabled=batch.tokens_BT.is_cuda):
         documents = batch.document_BT if batch.document_mask else None
-        hidden_BTC = model(batch.tokens_BT, batch.positions_BT, documents)
+        counted = batch.real_BT if routings is not None and model.config.experts else None
+        hidden: torch.Tensor = model(
+            batch.tokens_BT, batch.positions_BT, documents, counted_BT=counted, routings=routings
+        )
+    return hidden
+
+
+def batch_loss(
+    model: Qwen3, batch: Batch, z_loss: float = 0.0, routings: list[Routing] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The summed loss to differentiate, and each label's negative log-likelihood (B, T), 0 where ignored.
+
+    `routings` as in `hidden_states`.
+    """
+    hidden_BTC = hidden_states(model, batch, routings)
+    with torch.autocast("cuda", torch.bfloat16, enabled=batch.tokens_BT.is_cuda):
         loss, nll_N = chunked_cross_entropy(
             hidden_BTC.flatten(0, 1), model.head_weight, batch.labels_BT.flatten(), z_loss=z_loss
         )

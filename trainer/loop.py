@@ -1,11 +1,12 @@
 """The training loop: from a model and its feeds to checkpoints, one optimizer over all stages.
 
 Every step reads one global batch, sums the losses of its labels over micro-batches and ranks, divides once by the
-number of labels, clips, and updates. A run that was interrupted goes on from its last checkpoint with the same
-numbers, bit by bit on the CPU.
+number of labels, clips, and updates, unless it is a bad one (`trainer.guard`). A run that was interrupted goes on from
+its last checkpoint with the same numbers, bit by bit on the CPU.
 """
 
 import contextlib
+import logging
 import signal
 import threading
 import time
@@ -16,18 +17,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from schemas.errors import DataError, Interrupted
 from schemas.job import Progress
 from schemas.recipe import Optimizer, Pretrain
-from trainer import checkpoint
+from trainer import checkpoint, guard
+from trainer.balance import LoadBalance, RouterStats
 from trainer.data import Batch, Feed, Sequences, prefetch
-from trainer.evaluate import batch_loss, bits_per_byte, group_sums, measure, sample
-from trainer.metrics import Metrics
+from trainer.evaluate import batch_loss, bits_per_byte, group_sums, hidden_states, measure, sample
+from trainer.metrics import Metrics, drop_after
+from trainer.model.moe import Routing
 from trainer.model.qwen3 import Qwen3, apply_checkpointing
 from trainer.parallel import Ranks
+from trainer.planner import flops_per_token, peak_flops
 from trainer.schedule import Span, learning_rate, spans, tokens_at
+
+log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 REMEMBERED = 5  # steps at either end of a stage whose losses its summary averages
@@ -61,12 +67,15 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Sums of one step over all ranks. `nll` and `labels` are per group, in nats and in tokens."""
+    """Sums of one step over all ranks. `nll`, `bytes` and `labels` are per group."""
 
     loss: float  # nats per label
     grad_norm: float
     nll: np.ndarray
+    bytes: np.ndarray
     labels: np.ndarray
+    routers: RouterStats | None
+    fault: str | None  # what is wrong with the step, if anything: its update was left out
     stop: bool
 
 
@@ -120,6 +129,9 @@ class _Run:
         self.total_tokens = tokens_at(self.plan, self.ends[-1])
         self.optimizer = make_optimizer(model, pretrain.optimizer)
         self.step = 0
+        self.history = guard.History()
+        self.token_bytes = torch.from_numpy(data.token_bytes).to(ranks.device)
+        self.peak = peak_flops(torch.cuda.get_device_name(ranks.device)) if ranks.device.type == "cuda" else None
         self.records = {span.stage.name: StageRecord() for span in self.plan}
         self.metrics: Metrics | None = None  # of rank 0
         if pretrain.activation_checkpointing != "none":
@@ -149,22 +161,25 @@ class _Run:
         if state is not None:
             self.step = state["step"]
             self.records = {name: StageRecord(**record) for name, record in state["stages"].items()}
+            self.history = guard.History(**state["guard"])
             self._prune()  # what was killed while it wrote or removed checkpoints
-        self._share()
+        self._share(self.step)
         if self.ranks.rank == 0:
             self.metrics = Metrics(self.folder, self.step if state is not None else -1)
+            if (bad_steps := self.folder / guard.FILE).exists():
+                drop_after(bad_steps, self.step)
         if state is None:
             span = self.plan[0]
             self.model.set_rope_base(span.stage.rope_base)
             self._write({"step": 0, "stage": span.stage.name, "tokens": 0, **self._validate(span)})
             self._save(span)
 
-    def _share(self) -> None:
-        """Give every rank what rank 0 has read or drawn."""
+    def _share(self, updates: int) -> None:
+        """Give every rank what rank 0 has read or drawn; without updates the optimizer has no state."""
         if self.ranks.count == 1:
             return
         self.ranks.copy_from_first(self.model.state_dict().values())
-        if self.step:
+        if updates:
             for parameter in self.model.parameters():
                 state = self.optimizer.state[parameter]
                 if not state:
@@ -172,6 +187,16 @@ class _Run:
                     state["step"] = torch.zeros((), device=place)
                     state |= {moment: torch.zeros_like(parameter) for moment in checkpoint.MOMENTS}
                 self.ranks.copy_from_first(state[name] for name in ("step", *checkpoint.MOMENTS))
+
+    def _roll_back(self, step: int) -> None:
+        """Weights and optimizer as they were after a step that has a checkpoint; the run itself stays where it is."""
+        self.optimizer.state.clear()
+        if self.ranks.rank == 0:
+            path = self.checkpoints / checkpoint.name_of(step)
+            checkpoint.check(path)
+            checkpoint.load_model(path, self.model)
+            checkpoint.load_optimizer(path, self.model, self.optimizer)
+        self._share(step)
 
     def _save(self, span: Span) -> None:
         if self.ranks.rank != 0:
@@ -185,6 +210,7 @@ class _Run:
             "stage": span.stage.name,
             "tokens": tokens_at(self.plan, self.step),
             "stages": {name: asdict(record) for name, record in self.records.items()},
+            "guard": asdict(self.history),
         }
         checkpoint.save(self.checkpoints, self.step, self.model, self.optimizer, state)
         self._prune()
@@ -214,20 +240,23 @@ class _Run:
                 result = self._update(batch, span, rate, terminated)
                 self.step += 1
                 name = span.stage.name
-                self.records[name] = self.records[name].after(result.loss)
+                if result.fault is None:
+                    self.records[name] = self.records[name].after(result.loss)
                 seconds = time.perf_counter() - began
                 line = self._line(span, rate, result, seconds)
                 if self.step == span.end or self.step % self.pretrain.validate_every == 0:
-                    line |= self._validate(span)
+                    line |= _full_load(result.routers) | self._validate(span)
                 self._write(line)
                 due = self.step == span.end or self.step % self.pretrain.checkpoint_every == 0
                 if due or result.stop:
                     self._save(span)
+                utilisation = f" mfu {line['mfu']:.0%}" if "mfu" in line else ""
                 self.progress.update(
                     line["tokens"],
                     self.total_tokens,
                     "tokens",
-                    note=f"{name} step {self.step - span.begin}/{span.steps} loss {result.loss:.2f} lr {rate:.1e}",
+                    note=f"{name} step {self.step - span.begin}/{span.steps} loss {result.loss:.2f} lr {rate:.1e}"
+                    + utilisation,
                 )
                 if result.stop and self.step < self.ends[-1]:
                     raise Interrupted(f"stopped at step {self.step} of {self.ends[-1]}; start again to go on")
@@ -235,21 +264,35 @@ class _Run:
 
     def _update(self, batch: Batch, span: Span, rate: float, terminated: threading.Event) -> StepResult:
         """One optimizer step on this rank's part of a global batch."""
-        device, groups = self.ranks.device, len(self.data.groups)
-        labels = (batch.labels_BT >= 0).sum().to(device)
-        self.ranks.sum([labels])
+        device, groups, settings = self.ranks.device, len(self.data.groups), self.pretrain.optimizer
+        totals = torch.stack(((batch.labels_BT >= 0).sum(), batch.real_BT.sum())).to(device)
+        self.ranks.sum([totals])
+        labels, tokens = totals
         if not labels:
             raise DataError(f"step {self.step + 1} of stage {span.stage.name}: its sequences have nothing to predict")
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        sums = torch.zeros(2, groups, dtype=torch.float64, device=device)
-        rows = max(1, self.pretrain.micro_batch_tokens // span.stage.sequence_length)
-        for begin in range(0, len(batch.tokens_BT), rows):
-            part = batch.part(begin, begin + rows).to(device)
-            loss, nll_BT = batch_loss(self.model, part, self.pretrain.optimizer.z_loss)
-            # The divisor is that of the global batch, so micro-batches and ranks add up to one mean.
-            (loss / labels).backward()
-            sums += group_sums(part, (nll_BT,), groups)
+        parts = list(self._micro_batches(batch, span))
+        load_balance = None
+        if self.model.config.experts:
+            load_balance = LoadBalance(self.model.config, settings, tokens, self.ranks)
+            if settings.balance_exact:
+                for part in parts:
+                    load_balance.count(self._route(part))
+
+        sums = torch.zeros(3, groups, dtype=torch.float64, device=device)
+        for part in parts:
+            routings: list[Routing] = []
+            if part is not None:
+                part = part.to(device)
+                loss, nll_BT = batch_loss(self.model, part, settings.z_loss, routings)
+                # The divisor is that of the global batch, so micro-batches and ranks add up to one mean.
+                loss = loss / labels
+                sums += group_sums(part, (nll_BT, self.token_bytes[part.labels_BT.clamp(min=0)]), groups)
+            if load_balance is not None and not settings.balance_exact:
+                load_balance.count(routings)
+            if part is not None:
+                (loss if load_balance is None else loss + load_balance.loss(routings)).backward()
 
         stop = torch.tensor([float(terminated.is_set())], device=device, dtype=torch.float64)
         self.ranks.sum([sums, stop])
@@ -257,39 +300,105 @@ class _Run:
         for parameter in parameters:
             if parameter.grad is None:  # a rank without a sequence
                 parameter.grad = torch.zeros_like(parameter)
-        self.ranks.sum(parameter.grad for parameter in parameters if parameter.grad is not None)
-        norm = clip_grad_norm_(parameters, self.pretrain.optimizer.clip)
-        nll, counts = sums.cpu().numpy()
-        result = StepResult(float(nll.sum() / counts.sum()), float(norm), nll, counts, bool(stop))
-        if not (np.isfinite(result.loss) and np.isfinite(result.grad_norm)):
-            self._not_finite(batch, span, result)
-        self.optimizer.step()
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        self.ranks.sum(gradients)
+        norm = get_total_norm(gradients)
+        nll, sizes, counts = sums.cpu().numpy()
+        loss_mean, grad_norm = float(nll.sum() / counts.sum()), float(norm)
+        fault = guard.fault(self.pretrain.guard, self.history, loss_mean, grad_norm)
+        routers = load_balance.stats() if load_balance is not None else None
+        result = StepResult(loss_mean, grad_norm, nll, sizes, counts, routers, fault, bool(stop))
+        if fault is None:
+            self.history.add(loss_mean, grad_norm, self.pretrain.guard.window)
+            clip_grads_with_norm_(parameters, settings.clip, norm)
+            self.optimizer.step()
+        else:
+            self._bad_step(span, result, fault)
         self.optimizer.zero_grad(set_to_none=True)
         return result
 
-    def _not_finite(self, batch: Batch, span: Span, result: StepResult) -> None:
-        ids = self.data.feeds[span.stage.name].sequences.document_ids(batch)
-        more = f" and {len(ids) - 20} more" if len(ids) > 20 else ""
-        raise DataError(
-            f"step {self.step + 1} of stage {span.stage.name}: the loss is {result.loss} and the norm of the gradient "
-            f"{result.grad_norm}. The checkpoints before it are whole; a lower learning rate or other data may help. "
-            f"Documents of the batch: {', '.join(ids[:20])}{more}"
+    def _micro_batches(self, batch: Batch, span: Span) -> Iterator[Batch | None]:
+        """As many on every rank, since ranks talk between them; None where this rank has no sequence left."""
+        size = self.data.feeds[span.stage.name].batches.size(self.step - span.begin)
+        rows = max(1, self.pretrain.micro_batch_tokens // span.stage.sequence_length)
+        for begin in range(0, -(-size // self.ranks.count), rows):
+            yield batch.part(begin, begin + rows) if begin < len(batch.tokens_BT) else None
+
+    @torch.no_grad()
+    def _route(self, part: Batch | None) -> list[Routing]:
+        routings: list[Routing] = []
+        if part is not None:
+            hidden_states(self.model, part.to(self.ranks.device), routings)
+        return routings
+
+    def _bad_step(self, span: Span, result: StepResult, fault: str) -> None:
+        """Write the step down and do what the policy says; the update has been left out."""
+        settings, feed, step = self.pretrain.guard, self.data.feeds[span.stage.name], self.step + 1
+        self.history.skipped += 1
+        sequences = feed.all_rows(self.step - span.begin)
+        documents = feed.sequences.documents(sequences)
+        back = self._last_scheduled() if settings.policy == "roll-back" else None
+        if self.ranks.rank == 0:
+            record = {
+                "step": step,
+                "stage": span.stage.name,
+                "fault": fault,
+                "policy": settings.policy,
+                "back_to_step": back,
+                "loss": result.loss,
+                "grad_norm": result.grad_norm,
+                "grad_norms": guard.norms_by_layer(self.model),
+                "sequences": sequences,
+                "documents": documents,
+            }
+            guard.write(self.folder, record)
+        where = f"step {step} of stage {span.stage.name}: {fault}"
+        if settings.policy == "stop" or self.history.skipped > settings.most:
+            ids = [document["document_id"] for document in documents]
+            more = f" and {len(ids) - 20} more" if len(ids) > 20 else ""
+            most = "" if settings.policy == "stop" else f" (more than pretrain.guard.most, {settings.most}, bad steps)"
+            raise DataError(
+                f"{where}{most}. {self.folder / guard.FILE} has the norms of its gradient per layer and its documents. "
+                "The checkpoints before it are whole; pretrain.guard.policy can go on past it, a lower learning rate "
+                f"or other data may help. Documents of the batch: {', '.join(ids[:20])}{more}"
+            )
+        if back is not None:
+            self._roll_back(back)
+        passed = "its update is left out" if back is None else f"back to the weights of step {back}"
+        log.warning("%s; %s", where, passed)
+
+    def _last_scheduled(self) -> int:
+        """The last step with a checkpoint whether or not the run was ever interrupted."""
+        return max(
+            self.step - self.step % self.pretrain.checkpoint_every, *(end for end in self.ends if end <= self.step), 0
         )
 
     def _line(self, span: Span, rate: float, result: StepResult, seconds: float) -> dict[str, Any]:
         tokens = tokens_at(self.plan, self.step)
-        return {
+        speed = (tokens - tokens_at(self.plan, self.step - 1)) / seconds
+        line = {
             "step": self.step,
             "stage": span.stage.name,
-            "loss": result.loss,
             "learning_rate": rate,
-            "grad_norm": result.grad_norm,
             "tokens": tokens,
-            "tokens_per_second": round((tokens - tokens_at(self.plan, self.step - 1)) / seconds, 1),
+            "tokens_per_second": round(speed, 1),
             "seconds": round(seconds, 6),
             "labels": int(result.labels.sum()),
-            "cells": _by_group(self.data.groups, result.nll, result.labels),
         }
+        if np.isfinite(result.loss):
+            line["loss"] = result.loss
+            line["cells"] = _by_group(self.data.groups, result.nll, result.labels, result.bytes)
+            line["bits_per_byte"] = bits_per_byte(float(result.nll.sum()), float(result.bytes.sum()))
+        if np.isfinite(result.grad_norm):
+            line["grad_norm"] = result.grad_norm
+        if result.fault is not None:
+            line["fault"] = result.fault
+        if self.peak is not None:
+            model_flops = speed * flops_per_token(self.model.config, span.stage.sequence_length)
+            line["mfu"] = model_flops / (self.peak * self.ranks.count)
+        if result.routers is not None:
+            line |= _router_line(result.routers)
+        return line
 
     def _validate(self, span: Span) -> dict[str, Any]:
         """Bits per byte on the validation sequences, for the line of a step."""
@@ -306,13 +415,36 @@ class _Run:
         return {
             "validation_bits_per_byte": score,
             "validation_loss": float(sums.nll.sum() / max(1.0, sums.tokens.sum())),
-            "validation_cells": _by_group(self.data.groups, sums.nll, sums.tokens),
+            "validation_cells": _by_group(self.data.groups, sums.nll, sums.tokens, sums.bytes),
         }
 
 
-def _by_group(groups: list[str], nll: np.ndarray, tokens: np.ndarray) -> dict[str, list[float]]:
-    """Sum of nats and number of labels of the groups that have any."""
-    return {groups[i]: [float(nll[i]), int(tokens[i])] for i in np.flatnonzero(tokens)}
+def _by_group(
+    groups: list[str], nll: np.ndarray, labels: np.ndarray, sizes: np.ndarray
+) -> dict[str, tuple[float, int, int]]:
+    """Sum of nats, number of labels and of their bytes, of the groups that have any."""
+    return {groups[i]: (float(nll[i]), int(labels[i]), int(sizes[i])) for i in np.flatnonzero(labels)}
+
+
+def _router_line(routers: RouterStats) -> dict[str, Any]:
+    """Of a step, in all and per layer."""
+    return {
+        "balance": float(routers.balance_L.mean()),
+        "router_entropy": float(routers.entropy_L.mean()),
+        "router_z": float(routers.square_L.mean()),
+        "expert_load_max": float(routers.load_LE.max()),
+        "idle_experts": int((routers.load_LE == 0).sum()),
+        "layers": {
+            "balance": routers.balance_L.round(5).tolist(),
+            "router_entropy": routers.entropy_L.round(5).tolist(),
+            "expert_load_max": routers.load_LE.max(-1).round(4).tolist(),
+        },
+    }
+
+
+def _full_load(routers: RouterStats | None) -> dict[str, Any]:
+    """Load of every expert of every layer beside an equal share, (L, E)."""
+    return {} if routers is None else {"expert_load": routers.load_LE.round(3).tolist()}
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ class Metrics:
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
         path = folder / LINES
-        _drop_after(path, step)
+        drop_after(path, step)
         self._lines = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / BOARD), purge_step=step + 1 if step >= 0 else None)
 
@@ -48,7 +48,8 @@ class Metrics:
         self._board.close()
 
 
-def _drop_after(path: Path, step: int) -> None:
+def drop_after(path: Path, step: int) -> None:
+    """Drop the lines of later steps, and what was cut off in the writing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     kept = 0

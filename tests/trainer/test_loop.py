@@ -21,12 +21,14 @@ import torch.nn.functional as F
 from schemas.errors import ConfigError, DataError, Interrupted
 from schemas.recipe import Optimizer
 from trainer import checkpoint, loop, metrics
-from trainer.data import Sequences, TokenShards
+from trainer.data import Sequences
 from trainer.evaluate import batch_loss, group_sums, measure
 from trainer.loop import make_optimizer
 from trainer.model.qwen3 import build
 from trainer.model.sizes import ModelConfig, model_config
-from trainer.stages import pretrain, read_in_step, stage_feed
+from trainer.provenance import read_in_step
+from trainer.shards import TokenShards
+from trainer.stages import pretrain, stage_feed
 
 WORKER = Path(__file__).with_name("pretrain_worker.py")
 CHANGES = {"seconds", "tokens_per_second"}  # of a metrics line, from run to run
@@ -81,9 +83,10 @@ def test_losses_of_cells_sum_to_the_total(toy: Any) -> None:
     job = toy.job()
     pretrain(job)
     for line in metrics.read(Path(job.output))[1:]:
-        nll, labels = np.array(list(line["cells"].values())).sum(0)
+        nll, labels, sizes = np.array(list(line["cells"].values())).sum(0)
         assert labels == line["labels"]
         assert nll / labels == pytest.approx(line["loss"], rel=1e-12)
+        assert nll / (math.log(2) * sizes) == pytest.approx(line["bits_per_byte"], rel=1e-12)
 
 
 def test_cells_of_the_metrics_are_those_of_the_mix(toy: Any) -> None:
@@ -341,7 +344,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_documents(toy: Any) -> None:
     stages = toy.recipe["pretrain"]["stages"]
     rate = {"shape": "constant", "peak": 1e30, "end": 0}
     job = toy.job(stages=[stages[0] | {"learning_rate": rate}])
-    with pytest.raises(DataError, match=r"step [23] of stage s1: the loss is .* [0-9a-f]{32}"):
+    with pytest.raises(DataError, match=r"step [23] of stage s1: the (loss|norm).* is .* [0-9a-f]{32}"):
         pretrain(job)
     found = checkpoint.newest(Path(job.output) / "checkpoints")
     assert found is not None

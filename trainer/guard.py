@@ -1,0 +1,80 @@
+"""A step that went wrong: how it is recognised, and what is written down about it.
+
+Loss or gradient that is not finite is always wrong. With `deviations` set, so is a loss or a norm of the gradient that
+stands out from those of the last steps. What was seen travels in the checkpoints, so a run that goes on judges alike.
+"""
+
+import json
+import math
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from schemas.errors import DataError
+from schemas.recipe import Guard
+
+FILE = "bad_steps.jsonl"
+LEAST = 16  # steps that must have been seen before one can stand out
+
+
+@dataclass
+class History:
+    """Of the last good steps, oldest first; `skipped` counts the bad ones since the start."""
+
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    skipped: int = 0
+
+    def add(self, loss: float, norm: float, window: int) -> None:
+        self.losses = [*self.losses, loss][-window:]
+        self.norms = [*self.norms, norm][-window:]
+
+
+def fault(settings: Guard, history: History, loss: float, norm: float) -> str | None:
+    """What is wrong with a step, for a person; None if nothing is."""
+    for what, value, before in (("loss", loss, history.losses), ("norm of the gradient", norm, history.norms)):
+        if not math.isfinite(value):
+            return f"the {what} is {value}"
+        if settings.deviations is None or len(before) < min(LEAST, settings.window):
+            continue
+        mean, spread = statistics.fmean(before), statistics.pstdev(before)
+        if value > mean + settings.deviations * spread:
+            return (
+                f"the {what} is {value:.4g}, more than {settings.deviations:g} standard deviations ({spread:.3g}) "
+                f"above the mean of the last {len(before)} steps ({mean:.4g})"
+            )
+    return None
+
+
+def norms_by_layer(model: nn.Module) -> dict[str, float]:
+    """Norm of the gradient of every layer and of what is outside the layers, by name."""
+    squares: dict[str, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            parts = name.split(".")
+            group = ".".join(parts[:2]) if parts[0] == "layers" else parts[0]
+            square = parameter.grad.detach().float().square().sum()
+            squares[group] = squares[group] + square if group in squares else square
+    return {group: math.sqrt(float(square)) if square >= 0 else math.nan for group, square in squares.items()}
+
+
+def write(folder: Path, record: dict[str, Any]) -> None:
+    """Append a record; numbers that JSON does not have become words."""
+    line = json.dumps(_plain(record), sort_keys=True, allow_nan=False)
+    try:
+        with (folder / FILE).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise DataError(f"{folder / FILE}: cannot be written ({error.strerror}); start again to go on") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list) else value
