@@ -21,8 +21,9 @@ from schemas.manifest import Manifest, write_manifest
 from schemas.recipe import Recipe
 from schemas.tables import write_table
 from schemas.tokens import TOKENS
-from trainer.data import Feed, Sequences, TokenShards, prefetch
+from trainer.data import Feed, Sequences, prefetch
 from trainer.schedule import Batches
+from trainer.shards import TokenShards
 
 SHARDS = 16
 VOCABULARY = 151_669
@@ -86,7 +87,7 @@ def main() -> None:
         job = write_datasets(Path(folder), options.documents, options.sequence_length)
         began = time.process_time()
         shards = TokenShards(job)
-        size = sum(entry.bytes for entry in shards.entries)
+        size = sum(file.entry.bytes for file in shards.files)
         seconds = time.process_time() - began
         print(f"start: {size / 1e6:,.0f} MB of shards verified at {size / seconds / 1e6:,.0f} MB per CPU second")
         began = time.process_time()

@@ -17,14 +17,15 @@ from schemas.recipe import HOW_IT_RUNS, Pretrain, TrainingStage, training_of
 from schemas.tables import write_table
 from tokenizer.qwen import Tokenizer
 from trainer import checkpoint, hf
-from trainer.data import Feed, Sequences, TokenShards
+from trainer.data import Feed, Sequences
 from trainer.evaluate import measure, sample, score_table, token_bytes, unigram_nats
 from trainer.loop import CHECKPOINTS, Data, StageRecord, train
 from trainer.model.qwen3 import Qwen3, build
 from trainer.model.sizes import ModelConfig, model_config
 from trainer.parallel import Ranks, ranks
 from trainer.prompt import continue_text
-from trainer.schedule import batches_of, span_at, spans
+from trainer.schedule import batches_of, spans
+from trainer.shards import TokenShards
 
 VALIDATION = "validation"
 SCORES_FILE = "bits_per_byte.parquet"
@@ -104,28 +105,6 @@ def stage_feed(job: Job, stage: TrainingStage, shards: TokenShards, rank: int = 
     return Feed(sequences, order, batches_of(stage), rank, ranks)
 
 
-def read_in_step(job: Job, step: int) -> list[dict[str, Any]]:
-    """What a step of the training read, by the step's number in metrics.jsonl: one entry a segment.
-
-    An entry has `sequence` (its row of the batch), `shard` (a file), `row`, `begin` and `length` in positions of the
-    document, and `document_id`, `id`, `source` and `licence`, which lead back to the extract dataset.
-
-    Raises:
-        ConfigError: there is no such step; step 0 reads nothing.
-    """
-    plan = spans(training_of(job.recipe))
-    if not 1 <= step <= plan[-1].end:
-        raise ConfigError(f"step {step}: the training has steps 1 to {plan[-1].end}")
-    span = span_at(plan, step - 1)
-    shards = TokenShards(job, verify_all=False)
-    feed = stage_feed(job, span.stage, shards)
-    return [
-        {"sequence": line, "row": row, "begin": begin, "length": length, **shards.describe(shard, row)}
-        for line, sequence in enumerate(feed.rows(step - 1 - span.begin))
-        for shard, row, begin, length in feed.sequences.segments(sequence)
-    ]
-
-
 def file_entry(dataset: Path, path: Path) -> FileEntry:
     """A manifest's line on a file that is no table; of weights `rows` counts the tensors."""
     rows = 1
@@ -189,7 +168,7 @@ def evaluate(job: Job) -> Output:
     """
     columns = ("language", "domain")
     settings = training_of(job.recipe)
-    shards = TokenShards(job, columns, verify_all=False)
+    shards = TokenShards(job, columns)
     sequences = Sequences(job, VALIDATION, shards)
     device = _device(settings)
     model, step = trained_model(job, device)

@@ -1,6 +1,7 @@
 """Batches against sequences that are put together position by position, and the order against its promises."""
 
 import itertools
+import os
 import threading
 import time
 from collections import Counter
@@ -18,9 +19,10 @@ from schemas.errors import DataError
 from schemas.manifest import Manifest, read_manifest, write_manifest
 from schemas.tables import read_table, write_table
 from schemas.tokens import PACK, TOKENS
-from trainer.data import Batch, Feed, Sequences, TokenShards, epoch_order, prefetch
+from trainer.data import Batch, Feed, Sequences, epoch_order, prefetch
 from trainer.loss import IGNORE
 from trainer.schedule import Batches
+from trainer.shards import TokenShards
 
 
 def expected(toy: Any, segments: list[tuple[int, int, int, int]], length: int, mask: bool) -> list[list[int]]:
@@ -181,7 +183,7 @@ def test_groups_are_the_cells_as_the_mix_merged_them(toy: Any) -> None:
     assert shards.groups == ["english/code/*", "english/prose/*"]
     for shard, documents in enumerate(toy.shards):
         for row in range(len(documents)):
-            before, after = raw.document(shard, row)[1], shards.document(shard, row)[1]
+            before, after = raw.shard(shard).group[row], shards.shard(shard).group[row]
             assert shards.groups[after] == merged[raw.groups[before]]
     assert TokenShards(toy.job(), ("language",)).groups == ["deu_Latn", "eng_Latn"]
 
@@ -205,30 +207,38 @@ def rewrite(folder: str, path: str, table: pa.Table) -> None:
     write_manifest(folder, Manifest(**{**manifest.model_dump(), "files": files}))
 
 
-def test_a_changed_shard_is_named(toy: Any) -> None:
-    job = toy.job()
-    path = Path(job.inputs["tokenize"]) / "tokens/00001.arrow"
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DataError, match=r"00001\.arrow: differs from its manifest"):
+
+
+def test_a_changed_shard_is_named_when_it_is_first_read(toy: Any) -> None:
+    job = toy.job()
+    flip(Path(job.inputs["tokenize"]) / "tokens/00001.arrow")
+    shards = TokenShards(job)
+    assert shards.shard(0).values[0][: len(toy.shards[0][0])].tolist() == toy.shards[0][0]
+    sequences = Sequences(job, "s1", shards)
+    for read in (
+        lambda: sequences.read(range(sequences.count)),
+        lambda: shards.describe(np.array([[1, 0]])),
+        lambda: list(shards.scan()),
+    ):
+        with pytest.raises(DataError, match=r"00001\.arrow: differs .* bring the file back .* --from tokenize`"):
+            read()
+
+
+def test_a_missing_or_shortened_shard_is_named_at_once(toy: Any) -> None:
+    job = toy.job()
+    path = Path(job.inputs["tokenize"]) / "tokens/00001.arrow"
+    size = path.stat().st_size
+    os.truncate(path, size - 8)
+    with pytest.raises(DataError, match=rf"00001\.arrow: differs .* it has {size - 8} bytes, not {size}; bring"):
         TokenShards(job)
     path.unlink()
-    with pytest.raises(DataError, match=r"00001\.arrow: cannot be read"):
+    with pytest.raises(DataError, match=r"00001\.arrow: cannot be read: No such file"):
         TokenShards(job)
-
-
-def test_a_changed_shard_is_named_when_it_is_read_if_not_before(toy: Any) -> None:
-    job = toy.job()
-    path = Path(job.inputs["tokenize"]) / "tokens/00001.arrow"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    shards = TokenShards(job, verify_all=False)
-    assert shards.document(0, 0)[0].tolist() == toy.shards[0][0]
-    for read in (lambda: shards.document(1, 0), lambda: shards.describe(1, 0), lambda: list(shards.scan())):
-        with pytest.raises(DataError, match=r"00001\.arrow: differs from its manifest"):
-            read()
 
 
 def test_a_shard_shorter_than_its_manifest_says_is_named(toy: Any) -> None:
@@ -240,7 +250,7 @@ def test_a_shard_shorter_than_its_manifest_says_is_named(toy: Any) -> None:
     assert manifest is not None
     files = [entry.model_copy(update={"rows": rows}) if entry.path == path else entry for entry in manifest.files]
     write_manifest(folder, manifest.model_copy(update={"files": files}))
-    with pytest.raises(DataError, match=rf"00001\.arrow: has 2 rows, its manifest says {rows}"):
+    with pytest.raises(DataError, match=rf"00001\.arrow: differs from its manifest: it has 2 rows, not {rows}"):
         TokenShards(job)
 
 

@@ -20,11 +20,12 @@ from schemas.job import Job
 from schemas.manifest import Manifest, write_manifest
 from tokenizer.qwen import Tokenizer
 from trainer import stages
-from trainer.data import Sequences, TokenShards
+from trainer.data import Sequences
 from trainer.evaluate import measure, sample, token_bytes, unigram_nats
 from trainer.model.qwen3 import build
 from trainer.model.sizes import model_config
 from trainer.parallel import Ranks
+from trainer.shards import TokenShards
 
 CPU = Ranks(0, 1, torch.device("cpu"))
 
