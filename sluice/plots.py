@@ -283,3 +283,24 @@ def curves(
         axes.set_xlabel(label)
         axes.set_ylabel(unit)
     return found[0]
+
+
+def heat_map(values: np.ndarray, label: str, unit: str, alt: str) -> Markup:
+    """A matrix of ratios, 1 being nothing special: blue towards 0, orange towards 2 and more, blank at 1.
+
+    Blank is transparent, so one picture serves light and dark.
+    """
+    found: list[Markup] = []
+    with _axes(WIDE, min(6.0, 1.1 + 0.12 * max(8, len(values))), found, alt, left=0.85) as axes:
+        away = np.clip(np.asarray(values, float) - 1, -1, 1)
+        pixels = np.empty((*away.shape, 4))
+        pixels[..., :3] = np.where(away[..., None] < 0, (0.0, 0.45, 0.7), (0.84, 0.37, 0.0))
+        pixels[..., 3] = np.abs(away)
+        rows, columns = away.shape
+        axes.imshow(pixels, aspect="auto", interpolation="nearest", extent=(0.5, columns + 0.5, rows + 0.5, 0.5))
+        _ticks(axes.yaxis)
+        _ticks(axes.xaxis)
+        axes.set_xlabel(label)
+        axes.set_ylabel(unit)
+        axes.grid(False)
+    return found[0]

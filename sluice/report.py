@@ -33,7 +33,7 @@ NAMES_SHOWN, MIXTURE_CELLS = 14, 12  # bars of a plot; the rest are summed up
 ROWS_SHOWN, PAIRS_SHOWN, LONG_TABLE = 60, 40, 12  # rows of a table; long ones can be folded
 SOURCES_SHOWN, LANGUAGES_HIT = 6, 3  # per reason
 METRICS_BYTES = 32 << 20  # of metrics.jsonl that are parsed; of a longer file every n-th line
-CURVE_POINTS, CELL_POINTS, CELLS_SHOWN = 500, 60, 8
+CURVE_POINTS, CELL_POINTS, CELLS_SHOWN, FAULTS_SHOWN = 500, 60, 8, 30
 LEAST_CELL = 0.01  # share of the tokens below which a cell's curve is nothing but noise
 
 _OUTCOMES = {  # value of the column `outcome` -> name and series; in the order of the road
@@ -724,7 +724,12 @@ def _training_details(run: _Run) -> Section | None:
     for key, title, unit, logarithmic in (
         ("learning_rate", "Learning rate", "learning rate", False),
         ("grad_norm", "Norm of the gradient", "norm before clipping", True),
+        ("bits_per_byte", "Loss in bits", "bits per byte of training text", False),
         ("tokens_per_second", "Speed", "tokens per second", False),
+        ("mfu", "Model FLOPs utilisation", "share of the bf16 peak", False),
+        ("balance", "Balancing loss", "mean of the layers; 1 is balanced", False),
+        ("expert_load_max", "Busiest expert", "tokens beside an equal share", False),
+        ("router_entropy", "Entropy of the routers", "share of the largest possible", False),
     ):
         x, y = _curve(steps, key)
         if len(x):
@@ -734,7 +739,28 @@ def _training_details(run: _Run) -> Section | None:
                 {title: _thin(x, y)}, _TRAINING_AXIS, unit, alt, boundaries=ends, logarithmic=logarithmic
             )
             blocks.append(Plot(title, svg))
+    blocks += _expert_load(run.metrics.lines)
+    if faults := [line for line in run.metrics.lines if line.get("fault")]:
+        rows = [[line.get("step"), line.get("stage", ""), printable(str(line["fault"]), 200)] for line in faults]
+        note = "Their updates were not applied; pretrain/bad_steps.jsonl has their documents and gradients per layer."
+        title = f"Bad steps ({len(faults):,})"
+        blocks.append(Table(title, ["step", "stage", "what was wrong"], rows[-FAULTS_SHOWN:], "rll", note))
     return Section("training-details", "Training in detail", blocks)
+
+
+def _expert_load(lines: Sequence[dict[str, Any]]) -> list[Block]:
+    """Which experts the last measured step used, layer by layer."""
+    line = next((line for line in reversed(lines) if isinstance(line.get("expert_load"), list)), None)
+    if line is None:
+        return []
+    load = np.array(line["expert_load"], float)
+    idle = int((load == 0).sum())
+    alt = (
+        f"Load of {load.shape[1]} experts in {load.shape[0]} layers at step {line['step']}, beside an equal share: "
+        f"from {load.min():.2f} to {load.max():.2f}; {idle} got no token"
+    )
+    note = f"{alt}. Blue: less than an equal share; orange: more; full colour at none and at twice the share."
+    return [Plot("Load of the experts", plots.heat_map(load, "expert", "layer", alt), note, True)]
 
 
 def _training_table(run: _Run) -> Table:

@@ -301,9 +301,16 @@ def metrics(steps: int = 24) -> str:
             "learning_rate": 1e-3 / step,
             "grad_norm": 1.0 + 1 / step,
             "tokens_per_second": 1000.0,
-            "cells": {cell: [100.0 / step, 40] for cell in CELLS},
+            "cells": {cell: [100.0 / step, 40, 130] for cell in CELLS},
+            "bits_per_byte": 3.0 / step**0.3,
+            "balance": 1 + 1 / step,
+            "router_entropy": 0.9,
+            "expert_load_max": 1.5,
         }
+        if step == 5:
+            line["fault"] = "the norm of the gradient is <nan>"
         if step % 8 == 0:
+            line["expert_load"] = [[0.0, 1.0, 2.0 - step / 24, 1.0 + step / 24]] * 3
             line["validation_bits_per_byte"] = 4.0 - step / 12
         lines.append(line)
     return "".join(json.dumps(line) + "\n" for line in lines)

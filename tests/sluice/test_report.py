@@ -88,11 +88,11 @@ def test_nothing_is_fetched_and_nothing_runs(source, page):
     assert not {"script", "iframe", "link", "img", "object", "base", "form"} & {tag for tag, _ in page.tags}
     for _, attributes in page.tags:
         assert not any(name.startswith("on") or name in ("src", "srcset", "action") for name in attributes)
-        assert (attributes.get("href") or "#").startswith("#")
+        assert (attributes.get("href") or "#").startswith(("#", "data:image/png;base64,"))
     assert "http://" not in source and "https://" not in source and "@import" not in source
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", source))
     policies = [a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a]
-    assert policies == ["default-src 'none'; style-src 'unsafe-inline'"]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
 
 
 def test_text_of_documents_is_only_text(source, page):
@@ -306,3 +306,12 @@ def test_the_command_line_starts_without_the_report():
 
     probe = "import sys, sluice.cli, sluice.text; sys.exit(bool({'polars', 'matplotlib', 'jinja2'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-P", "-c", probe]).returncode == 0
+
+
+def test_experts_and_bad_steps_are_shown(page):
+    text = " ".join(page.text)
+    for title in ("Balancing loss", "Busiest expert", "Entropy of the routers", "Load of the experts", "Bad steps (1)"):
+        assert title in text
+    assert ["5", "s1", "the norm of the gradient is <nan>"] in page.rows
+    labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg" and "aria-label" in attributes]
+    assert any("Load of 4 experts in 3 layers at step 24" in label and "3 got no token" in label for label in labels)
