@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from schemas import paths
 from schemas.errors import ConfigError
@@ -419,6 +419,7 @@ HOW_IT_RUNS = frozenset(
         "micro_batch_tokens",
         "checkpoint_every",
         "keep_checkpoints",
+        "keep_every",
         "validate_every",
         "validation_tokens",
         "activation_checkpointing",
@@ -444,6 +445,12 @@ class Pretrain(Section):
     )
     checkpoint_every: int = Field(1000, gt=0, description="Steps between checkpoints; stages end with one too.")
     keep_checkpoints: int = Field(3, ge=1, description="Newest checkpoints kept; ends of stages are always kept.")
+    keep_every: int | None = Field(
+        None,
+        gt=0,
+        description="Checkpoints at multiples of so many steps, of step 0 too, are kept for good; a multiple of "
+        "`checkpoint_every`. Absent: none of them.",
+    )
     validate_every: int = Field(500, gt=0, description="Steps between validations.")
     validation_tokens: int = Field(1 << 20, gt=0, description="Largest number of tokens per validation.")
     activation_checkpointing: Checkpointing = Field(
@@ -474,7 +481,16 @@ class Pretrain(Section):
             raise ValueError("a stage of training cannot be named 'validation'")
         if self.stages[0].learning_rate.peak is None:
             raise ValueError("the first stage's learning_rate needs a `peak`")
+        if self.keep_every is not None and self.keep_every % self.checkpoint_every:
+            raise ValueError(
+                f"keep_every ({self.keep_every}) must be a multiple of checkpoint_every ({self.checkpoint_every}): "
+                "there is no checkpoint to keep at other steps"
+            )
         return self
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
 
 class Mix(Section):
@@ -482,6 +498,12 @@ class Mix(Section):
 
     max_copies: float = Field(4.0, gt=0, description="No document is used more often than this per stage.")
     cell_tokens: int = Field(100_000, ge=0, description="Cells with fewer tokens are merged with their neighbours.")
+    exclude: Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])] = Field(
+        [],
+        description="Files with ids of documents that no plan may use, also none for validation: document ids in hex "
+        "or the users' own. A .txt holds one a line; of .jsonl and .parquet `document_id` is read, or `id`. Relative "
+        "to the recipe file. A change makes mix and what follows anew, and tokenizes nothing.",
+    )
 
 
 class Evaluate(Section):
@@ -607,11 +629,18 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     tokenizer = recipe.tokenizer
     if tokenizer.path:
         tokenizer = tokenizer.model_copy(update={"path": absolute(tokenizer.path)})
+    mix = recipe.mix.model_copy(update={"exclude": [absolute(path) for path in recipe.mix.exclude]})
     pretrain = recipe.pretrain
     if pretrain is not None and pretrain.cache_folder:
         pretrain = pretrain.model_copy(update={"cache_folder": absolute(pretrain.cache_folder)})
     return recipe.model_copy(
-        update={"sources": sources, "decontaminate": decontaminate, "tokenizer": tokenizer, "pretrain": pretrain}
+        update={
+            "sources": sources,
+            "decontaminate": decontaminate,
+            "tokenizer": tokenizer,
+            "mix": mix,
+            "pretrain": pretrain,
+        }
     )
 
 

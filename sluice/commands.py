@@ -69,6 +69,8 @@ def run_stage(
         if found and folder == _folder(run_folder(source)):
             raise ConfigError(f"--output {output}: is the input; use `sluice run` to go on in the same folder")
         recipe = _recipe_for(source, folder, recipe_file, settings, columns, bool(found))
+        if recipe_file or any(setting.startswith("mix.exclude") for setting in settings):
+            road.STAGES["mix"].outside(recipe)  # a list that is asked for now has to be there
         given = {stage: _folder(path) for stage, path in found.items() if stage in before}
         if found and not given and name != "extract":
             raise ConfigError(f"{source}: holds {', '.join(found)}, and '{name}' reads none of these")

@@ -107,7 +107,13 @@ def _mix(recipe: Recipe) -> dict[str, Any]:
     for stage in stages:
         _require_labels(f"pretrain.stages.{stage.name}.mixture", stage.mixture.needs(), recipe)
     plans = [stage.model_dump(mode="json", include={"name", "tokens", "mixture"}) for stage in stages]
-    return {**recipe.mix.model_dump(), "plans": plans, "seed": recipe.seed}
+    return {**recipe.mix.model_dump(exclude={"exclude"}), "plans": plans, "seed": recipe.seed}
+
+
+def _excluded_ids(recipe: Recipe) -> dict[str, str]:
+    from pipelines.mix.exclude import read_ids
+
+    return {"excluded ids": digest(read_ids(recipe.mix.exclude))} if recipe.mix.exclude else {}
 
 
 def _pack(recipe: Recipe) -> dict[str, Any]:
@@ -183,7 +189,15 @@ ROAD: tuple[Stage, ...] = (
         ("extract", "tokenizer"),
         ("annotate", "split"),
     ),
-    Stage("mix", 1, "pipelines.mix.stage:run", "a plan per stage of training", _mix, ("tokenize",)),
+    Stage(
+        "mix",
+        1,
+        "pipelines.mix.stage:run",
+        "a plan per stage of training",
+        _mix,
+        ("tokenize",),
+        outside=_excluded_ids,
+    ),
     Stage("pack", 1, "pipelines.pack.stage:run", "sequences", _pack, ("tokenize", "mix")),
     Stage(
         "pretrain",
@@ -236,7 +250,7 @@ def still_valid(recipe: Recipe, manifests: dict[str, Manifest]) -> set[str]:
     """Of finished datasets those that the recipe would make again as they are.
 
     Documents are taken as they are, wherever they came from; any other dataset is out of date when its part of the
-    recipe or its version differs, or when something that it was made from is out of date.
+    recipe, its version or a file that the recipe names differs, or when something that it was made from is out of date.
     """
     valid: set[str] = set()
     for stage in ROAD:
@@ -246,8 +260,19 @@ def still_valid(recipe: Recipe, manifests: dict[str, Manifest]) -> set[str]:
         same = stage.name == "extract" or (
             manifest.version == stage.version
             and canonical_json(manifest.config) == canonical_json(stage.config(recipe))
+            and _same_outside(stage, recipe, manifest)
             and all(name in valid for name in manifest.inputs if name in STAGES and name in manifests)
         )
         if same:
             valid.add(stage.name)
     return valid
+
+
+def _same_outside(stage: Stage, recipe: Recipe, manifest: Manifest) -> bool:
+    before = {name: value for name, value in manifest.inputs.items() if name not in STAGES}
+    try:
+        return stage.outside(recipe) == before
+    except ConfigError:
+        if not before:
+            raise
+        return True  # a finished run may have been moved away from the files that it was made from

@@ -4,13 +4,31 @@ Everything here works on columns of whole corpora, one entry per document. Sums 
 integers or run over the few distinct weights in sorted order, so the order of the documents changes no bit.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from schemas.hashing import ID, ID_BYTES
 from schemas.languages import group
 from schemas.recipe import Mixture
+
+_DOCUMENT_ID = re.compile(rf"[0-9a-fA-F]{{{2 * ID_BYTES}}}")
+
+
+def named(document_ids: pa.Array, user_ids: pa.Array, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Which documents some names stand for, bool [documents], and the names that stand for none.
+
+    A name is a document id in hex or a user's own id; where it could be either it is both.
+    """
+    own = pa.array(names, pa.string())
+    hashes = pa.array([bytes.fromhex(name) if _DOCUMENT_ID.fullmatch(name) else None for name in names], ID)
+    found = pc.or_(pc.is_in(document_ids, value_set=hashes.drop_null()), pc.is_in(user_ids, value_set=own))
+    known = pc.or_(pc.is_in(hashes, value_set=document_ids), pc.is_in(own, value_set=user_ids))
+    return found.to_numpy(zero_copy_only=False), own.filter(pc.invert(known)).to_pylist()
 
 
 def label_weights(cells: pa.Array, languages: pa.Array, sources: pa.Array, mixture: Mixture) -> np.ndarray:
@@ -53,6 +71,12 @@ class Bucket:
     got: float
 
 
+def usable(weights: np.ndarray, tokens: np.ndarray, mixture: Mixture) -> np.ndarray:
+    """bool [documents]: those that a mixture can use at all; lengths count the end-of-document token."""
+    minimum = 2 if mixture.lengths is None else max(2, mixture.lengths.minimum)
+    return (weights > 0) & (tokens >= minimum)
+
+
 def length_buckets(
     weights: np.ndarray, tokens: np.ndarray, budget: int, max_copies: float, mixture: Mixture
 ) -> list[Bucket]:
@@ -61,13 +85,12 @@ def length_buckets(
     What one part cannot fill with `max_copies` of each of its documents goes to the other. Without `mixture.lengths`
     there is one part. Lengths count the end-of-document token; a document of nothing else is never used.
     """
-    usable = (weights > 0) & (tokens > 1)
+    allowed = usable(weights, tokens, mixture)
     if mixture.lengths is None:
-        members, asked = {"all": usable}, [float(budget)]
+        members, asked = {"all": allowed}, [float(budget)]
     else:
-        usable &= tokens >= mixture.lengths.minimum
         longer = tokens > mixture.lengths.boundary
-        members = {"longer": usable & longer, "shorter": usable & ~longer}
+        members = {"longer": allowed & longer, "shorter": allowed & ~longer}
         asked = [mixture.lengths.share * budget, budget - mixture.lengths.share * budget]
     room = [max_copies * int(tokens[mask].sum()) for mask in members.values()]
     # Each takes its own part first; then the first fills what the last left, and the other way round.

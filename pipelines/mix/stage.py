@@ -5,19 +5,23 @@ shards are mapped into memory and their tokens never touched. One solve over all
 nothing to distribute, and the stage runs without Beam.
 """
 
+import logging
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.mix.exclude import read_ids
 from pipelines.mix.kernels import (
     draw_copies,
     label_weights,
     length_buckets,
     length_classes,
+    named,
     shares,
     solve_scale,
+    usable,
 )
 from schemas.cells import merge_small
 from schemas.documents import TRAIN, VALIDATION
@@ -30,32 +34,43 @@ from schemas.tables import read_table, table_writer
 from schemas.tokens import PLAN
 
 COLUMNS = ["document_id", "id", "split", "source", "cell", "language"]
+UNKNOWN_SHOWN = 5
+
+log = logging.getLogger(__name__)
 
 
 def run(job: Job) -> Output:
     stages = training_of(job.recipe).stages
-    documents = read_documents(job)
-    train = documents.filter(pc.equal(documents["split"], TRAIN))
-    validation = documents.filter(pc.equal(documents["split"], VALIDATION))
+    documents, unknown = excluded(read_documents(job), job.recipe.mix.exclude)
+    cells = merged_cells(documents, job.recipe.mix.cell_tokens)
+    removed = documents.filter(documents["excluded"])
+    kept = with_merged(documents.filter(pc.invert(documents["excluded"])), cells)
+    train = kept.filter(pc.equal(kept["split"], TRAIN))
+    validation = kept.filter(pc.equal(kept["split"], VALIDATION))
     if not train.num_rows:
         raise DataError(
-            "no document is left to train on: the filter, deduplication and decontamination dropped them all; see the "
-            "reasons in the manifests of these stages, loosen the rules in the recipe or add sources"
+            "no document is left to train on: the filter, deduplication, decontamination and mix.exclude dropped them "
+            "all; see the reasons in the manifests of these stages, loosen the rules in the recipe or add sources"
         )
-    cells = merged_cells(documents, job.recipe.mix.cell_tokens)
-    train, validation = with_merged(train, cells), with_merged(validation, cells)
 
     files: list[FileEntry] = []
     extra: dict[str, Any] = {}
     for done, stage in enumerate(stages):
         job.progress.update(done, len(stages), "stages", stage.name)
         plan, extra[stage.name] = plan_stage(train, stage, job.recipe.mix.max_copies, job.recipe.seed)
+        if job.recipe.mix.exclude:
+            extra[stage.name]["excluded"] = missed(removed, stage.mixture)
         files.append(write_plan(job.output, stage.name, plan))
     once = np.ones(validation.num_rows)
     files.append(write_plan(job.output, VALIDATION, plan_table(validation, once, once.astype(np.int32))))
     job.progress.update(len(stages), len(stages), "stages")
     counts = {"documents": documents.num_rows, TRAIN: train.num_rows, VALIDATION: validation.num_rows}
-    return Output(sorted(files, key=lambda entry: entry.path), counts, {}, {"stages": extra, "cells": cells})
+    more: dict[str, Any] = {"stages": extra, "cells": cells}
+    if job.recipe.mix.exclude:
+        counts |= {"excluded": removed.num_rows, "unknown_ids": len(unknown)}
+        of_split = {split: pc.sum(pc.equal(removed["split"], split)).as_py() or 0 for split in (TRAIN, VALIDATION)}
+        more["excluded"] = of_split | {"unknown": len(unknown), "unknown_ids": unknown[:UNKNOWN_SHOWN]}
+    return Output(sorted(files, key=lambda entry: entry.path), counts, {}, more)
 
 
 def read_documents(job: Job) -> pa.Table:
@@ -73,9 +88,30 @@ def read_documents(job: Job) -> pa.Table:
     return pa.concat_tables(tables).combine_chunks()
 
 
+def excluded(documents: pa.Table, files: list[str]) -> tuple[pa.Table, list[str]]:
+    """`documents` with the column `excluded`, and the ids in the files that no document has."""
+    found, unknown = named(single(documents["document_id"]), single(documents["id"]), read_ids(files))
+    if unknown:
+        more = ", ..." if len(unknown) > UNKNOWN_SHOWN else ""
+        log.warning(
+            "mix.exclude: no document has %s of the ids: %s%s", len(unknown), ", ".join(unknown[:UNKNOWN_SHOWN]), more
+        )
+    return documents.append_column("excluded", pa.array(found)), unknown
+
+
+def missed(removed: pa.Table, mixture: Mixture) -> dict[str, int]:
+    """What a stage would have had to choose from as well: training documents that were excluded, and their tokens."""
+    removed = removed.filter(pc.equal(removed["split"], TRAIN))
+    tokens = removed["tokens"].to_numpy()
+    columns = [single(removed[name]) for name in ("cell", "language", "source")]
+    chosen = usable(label_weights(columns[0], columns[1], columns[2], mixture), tokens, mixture)
+    return {"documents": int(chosen.sum()), "tokens": int(tokens[chosen].sum())}
+
+
 def merged_cells(documents: pa.Table, minimum: int) -> dict[str, str]:
-    """Cell -> merged cell, sorted, by training tokens alone; a cell seen only in validation counts as empty."""
-    tokens = pc.if_else(pc.equal(documents["split"], TRAIN), documents["tokens"], 0)
+    """Cell -> merged cell, sorted, by the tokens that may be trained on; a cell without any counts as empty."""
+    trained = pc.and_(pc.equal(documents["split"], TRAIN), pc.invert(documents["excluded"]))
+    tokens = pc.if_else(trained, documents["tokens"], 0)
     sums = pa.table({"cell": documents["cell"], "tokens": tokens}).group_by("cell").aggregate([("tokens", "sum")])
     return merge_small(dict(sorted(zip(sums["cell"].to_pylist(), sums["tokens_sum"].to_pylist()))), minimum)
 
