@@ -50,3 +50,31 @@ def test_two_ranks_give_the_losses_of_one(toy: Any) -> None:
     torchrun(toy, output, 2)
     assert [line["loss"] for line in metrics.read(output)[1:]] == before
     assert checkpoint.steps_in(output / "checkpoints") == [7, 9, 12]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exact", [True, False])
+def test_two_ranks_balance_their_experts_together(toy: Any, exact: bool) -> None:
+    """Three sequences a step in micro-batches of one: the second rank has one micro-batch less than the first."""
+    model = toy.recipe["pretrain"]["model"] | {"intermediate_size": 16, "experts": 6, "experts_per_token": 2}
+    stage = toy.recipe["pretrain"]["stages"][0] | {"batch_size": 3, "tokens": 3 * 3 * 32}
+    optimizer = {"balance_loss": 1.0, "balance_exact": exact}
+    options = {"model": model, "stages": [stage], "optimizer": optimizer}
+    together = toy.job("together", micro_batch_tokens=1 << 20, **options)
+    pretrain(together)
+    job = toy.job("one", micro_batch_tokens=32, **options)
+    pretrain(job)
+    output = toy.root / "two"
+    torchrun(toy, output, 2)
+    wanted, found, whole = (
+        metrics.read(Path(job.output))[1],
+        metrics.read(output)[1],
+        metrics.read(Path(together.output))[1],
+    )
+    for key in ("loss", "balance", "router_entropy", "router_z", "expert_load_max"):
+        assert found[key] == pytest.approx(wanted[key], rel=1e-5)
+    assert found["layers"]["balance"] == pytest.approx(wanted["layers"]["balance"], abs=1e-4)
+    # The running mode has seen two sequences after the first micro-batches of two ranks, one after that of one.
+    assert found["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-5 if exact else 0.1)
+    if exact:
+        assert wanted["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-5)
