@@ -94,6 +94,15 @@ class Sequences:
             found.append(np.stack([field[begin:end] for field in self._fields[chunk]], axis=1, dtype=np.int64))
         return ends - begins, np.concatenate(found)
 
+    def holding(self, documents: np.ndarray) -> np.ndarray:
+        """The sequences that hold something of some documents, (documents, 2) by shard and row; sorted, each once."""
+        wanted = documents[:, 0] << 32 | documents[:, 1]
+        found = [np.zeros(0, np.int64)]
+        for first, offsets, (shards, rows, *_) in zip(self._lists.begins, self._lists.offsets, self._fields):
+            at = np.flatnonzero(np.isin(shards.astype(np.int64) << 32 | rows, wanted))
+            found.append(first + np.searchsorted(offsets, at, side="right") - 1)
+        return np.unique(np.concatenate(found))
+
     def first_shards(self) -> np.ndarray:
         """The shard in which each sequence begins, (sequences,) int32."""
         firsts = []
@@ -249,6 +258,21 @@ class Feed:
 
     def batch(self, step: int) -> Batch:
         return self.sequences.read(self.rows(step))
+
+    def reads(self, sequences: np.ndarray, steps: int) -> np.ndarray:
+        """When the first `steps` steps read some sequences of the pack, over all ranks and epochs and in order.
+
+        (reads, 4): the step, the row of its batch, the epoch and the sequence. The inverse of `all_rows`.
+        """
+        found = []
+        total, count = self.batches.first(steps), self.sequences.count
+        for epoch in range(-(-total // count)):
+            order = self._order(epoch)
+            for at in np.flatnonzero(np.isin(order, sequences)).tolist():
+                if (index := epoch * count + at) < total:
+                    step = self.batches.step_of(index)
+                    found.append((step, index - self.batches.first(step), epoch, order[at]))
+        return np.array(found, np.int64).reshape(-1, 4)
 
 
 def prefetch(read: Callable[[int], T], begin: int, end: int, depth: int = 4) -> Generator[T, None, None]:

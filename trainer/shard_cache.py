@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +100,7 @@ class ShardCache:
                 if content in self._verified or paths.file_hash(str(lease.path)) == content:
                     self._verified.add(content)
                     return lease
-                with self._locked():
-                    lease.path.unlink(missing_ok=True)
+                self._remove(lease.path)
                 lease.close()
         except OSError as error:
             raise self._unusable(error) from error
@@ -122,11 +122,16 @@ class ShardCache:
         with contextlib.ExitStack() as undo:
             handle = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
             undo.callback(_let_go, handle)
-            fcntl.flock(handle, fcntl.LOCK_EX)  # waits for a process that is copying it
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # Waits for the process that is copying it. That one keeps a shared lock when it is done.
+                fcntl.flock(handle, fcntl.LOCK_SH)
+                return None
             with self._locked():
                 if not _lies_at(handle, part):
                     return None
-                undo.callback(part.unlink, missing_ok=True)
+                undo.callback(self._remove, part)
                 if whole.exists():
                     return None
                 self._make_room(file.entry.bytes, part)
@@ -162,6 +167,10 @@ class ShardCache:
                 total -= stat.st_size
         if total > self.limit:
             raise Full
+
+    def _remove(self, file: Path) -> None:
+        with self._locked():
+            file.unlink(missing_ok=True)
 
     def _sweep(self) -> None:
         for file in self._files():
@@ -219,4 +228,6 @@ def _let_go(handle: IO[bytes]) -> None:
 
 
 def _touch(handle: IO[bytes]) -> None:
-    os.utime(handle.fileno())
+    now = time.time_ns()  # finer than the clock of the file system
+    with contextlib.suppress(PermissionError):  # of another user's copy
+        os.utime(handle.fileno(), ns=(now, now))
