@@ -1,9 +1,12 @@
-"""Checkpoints: whole or not at all, checked before use, and the same bytes for the same training.
+"""Checkpoints: whole or not at all, checked before use, written while the training goes on.
 
 step-0000100/model.safetensors       parameters by name
              optimizer.safetensors   exp_avg.<name>, exp_avg_sq.<name>, step
              state.json              where the run stood, and the key of what it belongs to
              manifest.json           sizes and hashes of the three, written last
+
+They go through torch's distributed checkpoint (DCP), whose own reader of safetensors loads the folder into the shards
+of any number of ranks. The same training gives the same bytes. Nothing here is pickled.
 """
 
 import contextlib
@@ -11,14 +14,22 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.storage import WriteResult
 
 from schemas import paths
 from schemas.errors import DataError
@@ -27,9 +38,13 @@ from schemas.manifest import MANIFEST
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+STEP = "step"  # the updates done, of all parameters the same
 WRITING = ".writing"
 
 log = logging.getLogger(__name__)
+
+# Rank 0 writes for all, and DCP remarks on that each time.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
 
 def name_of(step: int) -> str:
@@ -47,50 +62,170 @@ def steps_in(root: Path) -> list[int]:
     return sorted(step_of(folder) for folder in root.iterdir() if re.fullmatch(r"step-\d{7,}", folder.name))
 
 
-def save(root: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
-    """Write the checkpoint of a step; it appears by rename.
+# ---------------------------------------------------------------------------------------------------------------
+# Writing
 
-    Raises:
-        DataError: it could not be written, for example because the disk is full. Nothing of it remains.
+
+class Saver:
+    """Writes the checkpoints of one folder in the background, one at a time.
+
+    The state is copied before `save` returns, into buffers that all saves share; they take as much memory as the state
+    itself, outside a GPU. What goes wrong in the background is raised by the next call of any method.
+
+    Args:
+        pinned: the state lies on a GPU, so the buffers are in pinned memory.
     """
-    folder = root / name_of(step)
-    writing = root / f"{name_of(step)}{WRITING}"
-    try:
-        paths.remove(str(writing))
-        writing.mkdir(parents=True)
-        # One metadata key at most: safetensors writes several in random order.
-        save_file(dict(model.named_parameters()), writing / MODEL, metadata={"format": "pt"})
-        save_file(_optimizer_tensors(model, optimizer), writing / OPTIMIZER, metadata={"format": "pt"})
-        (writing / STATE).write_text(canonical_json(state) + "\n", "utf-8")
-        hashes = {
-            name: {"bytes": (writing / name).stat().st_size, "hash": paths.file_hash(str(writing / name))}
-            for name in (MODEL, OPTIMIZER, STATE)
-        }
-        (writing / MANIFEST).write_text(canonical_json(hashes) + "\n", "utf-8")
-        for path in (*sorted(writing.iterdir()), writing):
-            _sync(path)
-        paths.remove(str(folder))
-        os.replace(writing, folder)
-        _sync(root)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            paths.remove(str(writing))
-        before = [known for known in steps_in(root) if known < step]
-        rest = f"the run can go on from step {before[-1]}" if before else "there is none before it"
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DataError(
-            f"{folder}: the checkpoint could not be written ({reason}); {rest}. Make room and start again"
-        ) from error
-    return folder
+
+    def __init__(self, root: Path, pinned: bool = False) -> None:
+        self.root = root
+        self._stager = DefaultStager(StagingOptions(pinned, False, False, pinned))
+        self._under_way: tuple[int, Future[Metadata]] | None = None
+
+    def save(
+        self,
+        step: int,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        state: dict[str, Any],
+        stays: Callable[[int], bool] = lambda step: True,
+    ) -> None:
+        """Start to write the checkpoint of a step, after the one under way if there is one; it appears by rename.
+
+        Args:
+            state: what is no tensor.
+            stays: tells which checkpoints stay when this one is written.
+
+        Raises:
+            DataError: the checkpoint before could not be written.
+        """
+        self.wait()
+        writer = _Writer(self.root, step, canonical_json(state) + "\n", stays)
+        tensors = _tensors(model, optimizer)
+        future = dcp.async_save(tensors, storage_writer=writer, async_stager=self._stager, no_dist=True)
+        assert isinstance(future, Future)
+        self._under_way = step, future
+
+    def poll(self) -> None:
+        """Notice a failure without waiting.
+
+        Raises:
+            DataError: the last checkpoint could not be written.
+        """
+        if self._under_way is not None and self._under_way[1].done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when no save is under way.
+
+        Raises:
+            DataError: the last checkpoint could not be written, for example because the disk is full. Nothing of it
+                remains.
+        """
+        if self._under_way is None:
+            return
+        (step, future), self._under_way = self._under_way, None
+        try:
+            future.result()
+        except CheckpointException as error:
+            cause = next(iter(error.failures.values()))[0]
+            if not isinstance(cause, OSError | SafetensorError):
+                raise cause from None
+            before = [known for known in steps_in(self.root) if known < step]
+            rest = f"the run can go on from step {before[-1]}" if before else "there is none before it"
+            reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+            raise DataError(
+                f"{self.root / name_of(step)}: the checkpoint could not be written ({reason}); {rest}. "
+                "Make room and start again"
+            ) from cause
+
+    def close(self) -> None:
+        """Wait, and let go of the buffers."""
+        try:
+            self.wait()
+        finally:
+            self._stager.close()
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = {"step": torch.zeros(())}  # before the first update there is nothing else
+class _Writer(dcp.StorageWriter):
+    """What DCP writes one checkpoint with.
+
+    Its own writer of safetensors gives other bytes each time, and holds the whole file in memory.
+    """
+
+    def __init__(self, root: Path, step: int, state: str, stays: Callable[[int], bool]) -> None:
+        self.root, self.step, self.state, self.stays = root, step, state, stays
+        self.writing = root / f"{name_of(step)}{WRITING}"
+
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
+        pass
+
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        pass  # one rank writes
+
+    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        return plan
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        return plans
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> torch.futures.Future[list[WriteResult]]:
+        with self._nothing_half_written():
+            paths.remove(str(self.writing))
+            self.writing.mkdir(parents=True)
+            parts: dict[str, dict[str, torch.Tensor]] = {MODEL: {}, OPTIMIZER: {}}
+            for item in plan.items:
+                tensor = planner.resolve_data(item)
+                assert isinstance(tensor, torch.Tensor)
+                parts[_file_of(item.index.fqn)][item.index.fqn] = tensor
+            for file, tensors in parts.items():
+                # One metadata key at most: safetensors writes several in random order.
+                save_file(tensors, self.writing / file, metadata={"format": "pt"})
+        done: torch.futures.Future[list[WriteResult]] = torch.futures.Future()
+        done.set_result([])
+        return done
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        with self._nothing_half_written():
+            (self.writing / STATE).write_text(self.state, "utf-8")
+            hashes = {
+                name: {"bytes": (self.writing / name).stat().st_size, "hash": paths.file_hash(str(self.writing / name))}
+                for name in (MODEL, OPTIMIZER, STATE)
+            }
+            (self.writing / MANIFEST).write_text(canonical_json(hashes) + "\n", "utf-8")
+            for path in (*sorted(self.writing.iterdir()), self.writing):
+                _sync(path)
+            folder = self.root / name_of(self.step)
+            paths.remove(str(folder))
+            os.replace(self.writing, folder)
+            _sync(self.root)
+        prune(self.root, self.stays)
+
+    @contextlib.contextmanager
+    def _nothing_half_written(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):
+                paths.remove(str(self.writing))
+            raise
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        return True
+
+
+def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = dict(model.named_parameters())
+    tensors[STEP] = torch.zeros(())  # before the first update there is nothing else of the optimizer
     for name, parameter in model.named_parameters():
         if state := optimizer.state.get(parameter):
-            tensors["step"] = state["step"].cpu()  # of all parameters the same
+            tensors[STEP] = state["step"]
             tensors |= {f"{moment}.{name}": state[moment] for moment in MOMENTS}
     return tensors
+
+
+def _file_of(name: str) -> str:
+    return OPTIMIZER if name == STEP or name.startswith(tuple(f"{moment}." for moment in MOMENTS)) else MODEL
 
 
 def _sync(path: Path) -> None:
@@ -101,6 +236,10 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+# ---------------------------------------------------------------------------------------------------------------
+# Reading
+
+
 def check(folder: Path) -> dict[str, Any]:
     """The state of a checkpoint whose files are all as they were written.
 
@@ -109,6 +248,9 @@ def check(folder: Path) -> dict[str, Any]:
     """
     try:
         hashes = json.loads((folder / MANIFEST).read_text("utf-8"))
+        # DCP reads every file of the kind that it finds.
+        if foreign := {path.name for path in folder.glob("*.safetensors")} - {MODEL, OPTIMIZER}:
+            raise DataError(f"{folder}: {min(foreign)} is no file of a checkpoint")
         for name in (MODEL, OPTIMIZER, STATE):
             path, written = folder / name, hashes[name]
             if path.stat().st_size != written["bytes"] or paths.file_hash(str(path)) != written["hash"]:
@@ -119,16 +261,21 @@ def check(folder: Path) -> dict[str, Any]:
     return state
 
 
-def newest(root: Path, key: str | None = None) -> tuple[Path, dict[str, Any]] | None:
-    """The last good checkpoint and its state; damaged ones are skipped with a line in the log.
+def newest(root: Path, key: str | None = None, at_most: int | None = None) -> tuple[Path, dict[str, Any]] | None:
+    """The last whole checkpoint and its state; damaged ones are skipped with a line in the log.
+
+    A save under way is none yet: `Saver.wait` comes first.
 
     Args:
         key: what the checkpoint must belong to; any if absent.
+        at_most: the last step that counts.
 
     Raises:
-        DataError: the last good checkpoint belongs to another model or other data.
+        DataError: the last whole checkpoint belongs to another model or other data.
     """
     for step in reversed(steps_in(root)):
+        if at_most is not None and step > at_most:
+            continue
         folder = root / name_of(step)
         try:
             state = check(folder)
@@ -144,59 +291,103 @@ def newest(root: Path, key: str | None = None) -> tuple[Path, dict[str, Any]] | 
     return None
 
 
-@torch.no_grad()
-def load_model(folder: Path, model: nn.Module) -> None:
-    tensors = _read(folder / MODEL)
-    for name, parameter in model.named_parameters():
-        parameter.copy_(_take(tensors, name, folder))
+def load_newest(
+    root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, key: str | None = None, at_most: int | None = None
+) -> dict[str, Any] | None:
+    """Load the last checkpoint of `newest` whose tensors are those of the model; returns its state."""
+    while (found := newest(root, key, at_most)) is not None:
+        folder, state = found
+        try:
+            load(folder, model, optimizer)
+        except DataError as error:
+            log.warning("%s; the checkpoint before it is used", error)
+            at_most = step_of(folder) - 1
+            continue
+        return state
+    return None
 
 
 @torch.no_grad()
-def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    tensors = _read(folder / OPTIMIZER)
-    step = _take(tensors, "step", folder)
-    if step == 0:
+def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Overwrite the parameters, and the state of the optimizer if one is given, by those of a checkpoint.
+
+    It may be called in the middle of a training. The files are not compared with their hashes: see `check`.
+
+    Raises:
+        DataError: the files cannot be read, or hold other tensors than the model, which is then unchanged.
+    """
+    reader = dcp.HuggingFaceStorageReader(str(folder))
+    try:
+        written = reader.read_metadata().state_dict_metadata
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder}: cannot be read: {error}") from error
+    wanted: dict[str, torch.Tensor] = dict(model.named_parameters())
+    updated = any(name.startswith(MOMENTS) for name in written)
+    if optimizer is None:
+        written = {name: written[name] for name in written if _file_of(name) == MODEL}
+    else:
+        wanted[STEP] = torch.zeros(())
+        for name, parameter in model.named_parameters() if updated else ():
+            state = optimizer.state.get(parameter)
+            wanted |= {
+                f"{moment}.{name}": state[moment] if state else torch.empty_like(parameter) for moment in MOMENTS
+            }
+    _must_be_alike(folder, written, wanted)
+    try:
+        dcp.load(dict(wanted), storage_reader=reader, no_dist=True)
+    except CheckpointException as error:
+        raise DataError(f"{folder}: cannot be read: {next(iter(error.failures.values()))[0]}") from error
+    if optimizer is not None:
+        _put_state(model, optimizer, wanted if updated else None)
+
+
+def _must_be_alike(folder: Path, written: dict[str, Any], wanted: dict[str, torch.Tensor]) -> None:
+    for name in sorted(wanted.keys() | written.keys()):
+        if name not in written or name not in wanted:
+            has = "has no" if name in wanted else "has a"
+            raise DataError(f"{folder}: {has} tensor '{name}'; it belongs to another model")
+        there = (tuple(written[name].size), written[name].properties.dtype)
+        if there != (tuple(wanted[name].shape), wanted[name].dtype):
+            raise DataError(
+                f"{folder}: tensor '{name}' is {there[0]} {there[1]} there and {tuple(wanted[name].shape)} "
+                f"{wanted[name].dtype} here; it belongs to another model"
+            )
+
+
+def _put_state(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor] | None) -> None:
+    """Give an optimizer the state it had, or none."""
+    optimizer.state.clear()
+    if tensors is None:
         return
+    names = {parameter: name for name, parameter in model.named_parameters()}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             # A fused optimizer on a GPU keeps its step counts there.
             place = parameter.device if group.get("fused") or group.get("capturable") else "cpu"
-            optimizer.state[parameter] = {"step": step.to(place, copy=True)}
-    for name, parameter in model.named_parameters():
-        for moment in MOMENTS:
-            optimizer.state[parameter][moment] = _take(tensors, f"{moment}.{name}", folder).to(parameter.device)
+            moments = {moment: tensors[f"{moment}.{names[parameter]}"] for moment in MOMENTS}
+            optimizer.state[parameter] = {"step": tensors[STEP].to(place, copy=True), **moments}
 
 
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+# ---------------------------------------------------------------------------------------------------------------
+# Which stay
 
 
-def _take(tensors: dict[str, torch.Tensor], name: str, folder: Path) -> torch.Tensor:
-    if name not in tensors:
-        raise DataError(f"{folder}: has no tensor '{name}'; it belongs to another model")
-    return tensors[name]
+def kept(step: int, ends: Collection[int], every: int, last: int, for_good: int | None = None) -> Callable[[int], bool]:
+    """Tells of other steps whether their checkpoints stay when that of `step` has been written.
 
-
-def scheduled(ends: Collection[int], every: int, total: int) -> Iterator[int]:
-    """Steps that get a checkpoint: 0, every so many, and the ends of stages."""
-    return (step for step in range(total + 1) if step % every == 0 or step in ends)
-
-
-def kept(step: int, ends: Collection[int], every: int, last: int) -> set[int]:
-    """Steps whose checkpoints stay when that of `step` has been written: the last few scheduled, and ends of stages.
-
-    It looks at the schedule and not at the disk, so that an interruption leaves no trace.
+    Checkpoints are due at 0, every so many steps and at the ends of stages. The last few due stay; ends of stages and
+    multiples of `for_good` always do. The schedule decides and not what is on the disk, so an interruption leaves no
+    trace: a checkpoint off the schedule, of `step` alone, stays until the next one.
     """
-    due = list(scheduled(ends, every, step))
-    return {*due[-last:], *(end for end in ends if end <= step)}
+    first = max(0, step // every - last) * every  # from here on, at least `last` are due
+    due = sorted({*range(first, step + 1, every), *(end for end in ends if end <= step)})
+    stay = {step, *due[-last:], *(end for end in ends if end <= step)}
+    return lambda other: other in stay or (for_good is not None and other <= step and other % for_good == 0)
 
 
-def prune(root: Path, keep: Iterable[int]) -> None:
-    """Remove all other checkpoints and what an interrupted writing left."""
-    names = {name_of(step) for step in keep}
+def prune(root: Path, stays: Callable[[int], bool]) -> None:
+    """Remove the checkpoints of other steps and what an interrupted writing left."""
+    names = {name_of(step) for step in steps_in(root) if stays(step)}
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
         if folder.name.startswith("step-") and folder.name not in names:
             paths.remove(str(folder))

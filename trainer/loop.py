@@ -10,7 +10,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,7 @@ class _Run:
         self.peak = peak_flops(torch.cuda.get_device_name(ranks.device)) if ranks.device.type == "cuda" else None
         self.records = {span.stage.name: StageRecord() for span in self.plan}
         self.metrics: Metrics | None = None  # of rank 0
+        self.saver = checkpoint.Saver(self.checkpoints, pinned=ranks.device.type == "cuda")
         if pretrain.activation_checkpointing != "none":
             apply_checkpointing(model, selective=pretrain.activation_checkpointing == "selective")
         if pretrain.compile and ranks.device.type == "cuda":
@@ -145,26 +146,28 @@ class _Run:
         return self.folder / CHECKPOINTS
 
     def close(self) -> None:
-        if self.metrics is not None:
-            self.metrics.close()
+        try:
+            self.saver.close()
+        finally:
+            if self.metrics is not None:
+                self.metrics.close()
 
     # -----------------------------------------------------------------------------------------------------------
     # State
 
     def resume_or_start(self) -> None:
         state = None
-        if self.ranks.rank == 0 and (found := checkpoint.newest(self.checkpoints, self.key)) is not None:
-            path, state = found
-            checkpoint.load_model(path, self.model)
-            checkpoint.load_optimizer(path, self.model, self.optimizer)
+        if self.ranks.rank == 0:
+            state = checkpoint.load_newest(self.checkpoints, self.model, self.optimizer, self.key)
         state = self.ranks.broadcast(state)
         if state is not None:
             self.step = state["step"]
             self.records = {name: StageRecord(**record) for name, record in state["stages"].items()}
             self.history = guard.History(**state["guard"])
-            self._prune()  # what was killed while it wrote or removed checkpoints
         self._share(self.step)
         if self.ranks.rank == 0:
+            if state is not None:
+                checkpoint.prune(self.checkpoints, self._kept())  # what was killed while it wrote or removed some
             self.metrics = Metrics(self.folder, self.step if state is not None else -1)
             if (bad_steps := self.folder / guard.FILE).exists():
                 drop_after(bad_steps, self.step)
@@ -192,10 +195,10 @@ class _Run:
         """Weights and optimizer as they were after a step that has a checkpoint; the run itself stays where it is."""
         self.optimizer.state.clear()
         if self.ranks.rank == 0:
+            self.saver.wait()
             path = self.checkpoints / checkpoint.name_of(step)
             checkpoint.check(path)
-            checkpoint.load_model(path, self.model)
-            checkpoint.load_optimizer(path, self.model, self.optimizer)
+            checkpoint.load(path, self.model, self.optimizer)
         self._share(step)
 
     def _save(self, span: Span) -> None:
@@ -212,14 +215,13 @@ class _Run:
             "stages": {name: asdict(record) for name, record in self.records.items()},
             "guard": asdict(self.history),
         }
-        checkpoint.save(self.checkpoints, self.step, self.model, self.optimizer, state)
-        self._prune()
+        self.saver.save(self.step, self.model, self.optimizer, state, self._kept())
 
-    def _prune(self) -> None:
-        if self.ranks.rank == 0:
-            every, last = self.pretrain.checkpoint_every, self.pretrain.keep_checkpoints
-            # A checkpoint off the schedule, of an interruption, stays until the next one on it.
-            checkpoint.prune(self.checkpoints, {self.step, *checkpoint.kept(self.step, self.ends, every, last)})
+    def _kept(self) -> Callable[[int], bool]:
+        """Which checkpoints stay when that of this step is written."""
+        settings = self.pretrain
+        every, last = settings.checkpoint_every, settings.keep_checkpoints
+        return checkpoint.kept(self.step, self.ends, every, last, settings.keep_every)
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.metrics is not None:
@@ -247,6 +249,7 @@ class _Run:
                 if self.step == span.end or self.step % self.pretrain.validate_every == 0:
                     line |= _full_load(result.routers) | self._validate(span)
                 self._write(line)
+                self.saver.poll()
                 due = self.step == span.end or self.step % self.pretrain.checkpoint_every == 0
                 if due or result.stop:
                     self._save(span)

@@ -1,6 +1,7 @@
 """From a place on disk to a model that goes on with a prompt."""
 
 from pathlib import Path
+from typing import Any
 
 from schemas.errors import ConfigError
 from tokenizer.qwen import Tokenizer
@@ -15,8 +16,8 @@ TOKENIZER = "tokenizer.json"
 def load_model(path: str) -> tuple[Qwen3, Tokenizer]:
     """The model and the tokenizer of a run, an exported folder or a checkpoint.
 
-    A run stands for its exported model or, while it has none, for its newest checkpoint. The tokenizer of a checkpoint
-    is that of the run that it lies in.
+    A run stands for its exported model or, while it has none, for its newest whole checkpoint. The tokenizer of a
+    checkpoint is that of the run that it lies in.
 
     Raises:
         ConfigError: there is nothing of the kind.
@@ -27,26 +28,25 @@ def load_model(path: str) -> tuple[Qwen3, Tokenizer]:
             _, model = hf.load(exported)
             return model, Tokenizer.load(str(exported))
     if (folder / checkpoint.STATE).exists():
-        return _of_checkpoint(folder)
+        return _of_checkpoint(folder, checkpoint.check(folder))
     for root in (
         folder,
         folder / "checkpoints",
         *(folder / name / "checkpoints" for name in ("pretrain", "unfinished/pretrain")),
     ):
-        if steps := checkpoint.steps_in(root):
-            return _of_checkpoint(root / checkpoint.name_of(steps[-1]))
+        if found := checkpoint.newest(root):
+            return _of_checkpoint(*found)
     raise ConfigError(f"{path}: is no run with a model, no exported folder (config.json) and no checkpoint")
 
 
-def _of_checkpoint(folder: Path) -> tuple[Qwen3, Tokenizer]:
-    state = checkpoint.check(folder)
+def _of_checkpoint(folder: Path, state: dict[str, Any]) -> tuple[Qwen3, Tokenizer]:
     found = next(
         (parent / "tokenizer" for parent in folder.parents if (parent / "tokenizer" / TOKENIZER).exists()), None
     )
     if found is None:
         raise ConfigError(f"{folder}: lies in no run that has a tokenizer; give the run or an exported folder")
     model = build(ModelConfig(**state["model"]), seed=0)
-    checkpoint.load_model(folder, model)
+    checkpoint.load(folder, model)
     return model, Tokenizer.load(str(found))
 
 

@@ -156,7 +156,7 @@ def trained_model(job: Job, device: torch.device) -> tuple[Qwen3, int]:
     if found is None or found[1]["step"] != manifest.extra["steps"]:
         raise DataError(f"{root}: the checkpoint of step {manifest.extra['steps']} is missing or damaged; train again")
     model = build(config, job.recipe.seed, device)
-    checkpoint.load_model(found[0], model)
+    checkpoint.load(found[0], model)
     model.set_rope_base(settings.stages[-1].rope_base)
     return model, int(found[1]["step"])
 

@@ -205,4 +205,4 @@ def test_a_checkpoint_of_a_dense_model_is_refused(experts: Any, toy: Any) -> Non
     newest = checkpoint.newest(Path(dense.output) / "checkpoints")
     assert newest is not None
     with pytest.raises(Exception, match="another model"):
-        checkpoint.load_model(newest[0], model)
+        checkpoint.load(newest[0], model)

@@ -63,7 +63,7 @@ def job_with(toy: Any, name: str, policy: str, **more: Any) -> Any:
 def weights(job: Any, step: int) -> dict[str, torch.Tensor]:
     shards = TokenShards(job)
     model = build(model_config(job.recipe.pretrain, shards.padded_vocabulary_size), 0)
-    checkpoint.load_model(Path(job.output) / "checkpoints" / checkpoint.name_of(step), model)
+    checkpoint.load(Path(job.output) / "checkpoints" / checkpoint.name_of(step), model)
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 

@@ -167,7 +167,7 @@ def test_the_first_update_equals_plain_pytorch(toy: Any) -> None:
     assert line["loss"] == pytest.approx(loss.item(), abs=1e-5)
     assert line["grad_norm"] == pytest.approx(norm, rel=1e-5)
     trained = build(config, 0)
-    checkpoint.load_model(Path(job.output) / "checkpoints/step-0000001", trained)
+    checkpoint.load(Path(job.output) / "checkpoints/step-0000001", trained)
     rate = line["learning_rate"]
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
