@@ -1,13 +1,15 @@
 """What a training says of itself: one JSON line a step, and the same numbers for TensorBoard."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from schemas.errors import DataError
 
 LINES, BOARD = "metrics.jsonl", "tensorboard"
+BLOCK = 1 << 16  # bytes read at a time from the end of the lines
 
 
 class Metrics:
@@ -49,19 +51,36 @@ class Metrics:
 
 
 def drop_after(path: Path, step: int) -> None:
-    """Drop the lines of later steps, and what was cut off in the writing."""
+    """Drop the lines of later steps, and what was cut off in the writing.
+
+    It reads from the end, so that a long training goes on as soon as a short one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
-    kept = 0
     with path.open("rb+") as handle:
-        for text in handle:
-            try:
-                if not text.endswith(b"\n") or json.loads(text)["step"] > step:
+        end = handle.seek(0, os.SEEK_END)
+        while end:
+            begin = _line_begin(handle, end)
+            handle.seek(begin)
+            text = handle.read(end - begin)
+            with contextlib.suppress(ValueError):  # cut off when the process was killed
+                if text.endswith(b"\n") and json.loads(text)["step"] <= step:
                     break
-            except ValueError:
-                break  # cut off when the process was killed; nothing after it counts
-            kept += len(text)
-        handle.truncate(kept)
+            end = begin
+        handle.truncate(end)
+
+
+def _line_begin(handle: BinaryIO, end: int) -> int:
+    """Where the line begins that ends before `end`."""
+    at = end - 1  # its own newline, if it has one
+    while at > 0:
+        begin = max(0, at - BLOCK)
+        handle.seek(begin)
+        found = handle.read(at - begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        at = begin
+    return 0
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

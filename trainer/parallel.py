@@ -83,7 +83,8 @@ def ranks(device: str) -> Iterator[Ranks]:
     if count == 1:
         yield Ranks(0, 1, chosen)
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    # Checkpoints are written from the CPU, which DCP wants a backend for.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Ranks(rank, count, chosen)
     finally:
