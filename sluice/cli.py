@@ -163,13 +163,44 @@ _stage_command("mix", "A plan per stage of training: how often each document is 
 _stage_command("pack", "Plans to sequences.")
 
 
-_stage_command("pretrain", "Train a Qwen3 through all its stages; goes on from its last checkpoint.")
+@app.command()
+def pretrain(
+    context: typer.Context,
+    input: Input,
+    output: OutputFolder = None,
+    recipe: With = None,
+    settings: Settings = None,
+    column: Column = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print stages, learning rates, FLOPs and memory; read and train nothing.")
+    ] = False,
+) -> None:
+    """Train a Qwen3 through all its stages; goes on from its last checkpoint."""
+    if not dry_run:
+        _stage("pretrain", context, input, output, recipe, settings, column)
+        return
+    from sluice.commands import print_training
+
+    print_training(input, output, recipe, tuple(settings or ()), tuple(column or ()))
 
 
 _stage_command("evaluate", "Bits per byte on the validation split, by language and domain.")
 
 
 _stage_command("export", "A folder that `transformers` loads.")
+
+
+@app.command()
+def plan(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A published size, qwen3-0.6b to -235b-a22b, or a recipe.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Parameters of a model, and the FLOPs and the memory of its training."""
+    from sluice.plan import plan_model
+
+    plan_model(model, as_json)
 
 
 @app.command()
@@ -202,6 +233,21 @@ def status(folder: RunFolder) -> None:
     from sluice.show import show_status
 
     show_status(folder)
+
+
+@app.command()
+def explain_batch(
+    folder: RunFolder,
+    step: Annotated[int | None, typer.Option(help="What this step reads, by its number in metrics.jsonl.")] = None,
+    document: Annotated[
+        str | None, typer.Option(metavar="ID", help="When this document is read: a document id in hex, or your own id.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON for machines.")] = False,
+) -> None:
+    """The documents of a training step, or the steps of a document, done or to come."""
+    from sluice.explain import explain_batch
+
+    explain_batch(folder, step, document, as_json)
 
 
 @app.command()

@@ -51,8 +51,7 @@ def run_stage(
 ) -> None:
     """A stage as a command of its own, on documents, on a finished run or by a recipe."""
     if source.endswith((".yaml", ".yml")):
-        if recipe_file or columns:
-            raise ConfigError("INPUT is a recipe, so --recipe and --column have nothing to say")
+        _only_recipe(recipe_file, columns)
         recipe = load_recipe(source, settings)
         stages = road.stages_of(recipe)
         if name not in {stage.name for stage in stages}:
@@ -83,6 +82,27 @@ def run_stage(
         stages = _stages_for(name, recipe, given)
         run(recipe, folder, stages, given=given, beam_options=beam_options)
     console.print(f"written to  {paths.join(folder, name)}", markup=False)
+
+
+def print_training(
+    source: str, output: str | None, recipe_file: str | None, settings: tuple[str, ...], columns: tuple[str, ...]
+) -> None:
+    """`sluice pretrain --dry-run`: what the training of a recipe, a run or documents would do and cost."""
+    from sluice.plan import plan_training
+
+    if source.endswith((".yaml", ".yml")):
+        _only_recipe(recipe_file, columns)
+        recipe = load_recipe(source, settings)
+        plan_training(recipe, output or f"runs/{recipe.name}")
+    else:
+        made = bool(find_given(source))
+        recipe = _recipe_for(source, output or "run", recipe_file, settings, columns, made)
+        plan_training(recipe, run_folder(source) if made else output or "run")
+
+
+def _only_recipe(recipe_file: str | None, columns: tuple[str, ...]) -> None:
+    if recipe_file or columns:
+        raise ConfigError("INPUT is a recipe, so --recipe and --column have nothing to say")
 
 
 def _stages_for(name: str, recipe: Recipe, given: dict[str, str]) -> tuple[road.Stage, ...]:

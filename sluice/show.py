@@ -17,13 +17,15 @@ from schemas import paths
 from schemas.errors import ConfigError, DataError
 from schemas.hashing import canonical_json
 from schemas.manifest import Manifest, read_manifest
-from schemas.recipe import Pretrain, Recipe, check_recipe, training_of
-from schemas.tokens import embedding_rows
+from schemas.recipe import Pretrain, Recipe, check_recipe
 from sluice.console import clock, console, size
+from sluice.plan import model_line, training_rows, vocabulary_rows
 from sluice.road import ROAD, STAGES, Stage, stages_of
 from sluice.run import KEY_FILE, RECIPE_FILE, UNFINISHED, describe, inspect, read_executions
 from sluice.summary import find_stale, last_execution, require_run
 from sluice.text import ELLIPSIS, aligned, printable, short
+from trainer.model.sizes import model_config
+from trainer.planner import training_flops
 
 TABLES = (".parquet", ".arrow", ".jsonl")
 TEXT_LIMIT, LIST_LIMIT, DEPTH_LIMIT = 200, 8, 4
@@ -343,7 +345,7 @@ def _under_way(run_folder: str) -> list[str]:
         folder = Path(paths.join(run_folder, UNFINISHED, name).removeprefix("file://"))
         if name != "pretrain" or not paths.is_local(run_folder):
             continue
-        if line := _last_line(folder / "metrics.jsonl"):
+        if line := last_line(folder / "metrics.jsonl"):
             loss = f", loss {line['loss']:.3f}" if isinstance(line.get("loss"), float) else ""
             stage = printable(str(line.get("stage", "")))
             lines.append(f"  at step {line.get('step', 0):,}, {short(line.get('tokens', 0))} tokens, {stage}{loss}")
@@ -352,7 +354,7 @@ def _under_way(run_folder: str) -> list[str]:
     return lines
 
 
-def _last_line(path: Path) -> dict[str, Any]:
+def last_line(path: Path) -> dict[str, Any]:
     """The last whole line of a JSONL file that may be being written, from its last megabyte."""
     try:
         with path.open("rb") as handle:
@@ -413,7 +415,8 @@ def explain(recipe: Recipe, output: str | None) -> None:
     how = "counted by the last run" if counted else f"estimated: bytes of the sources / {BYTES_PER_TOKEN}"
     facts = [["tokens", f"{short(tokens)} in all documents ({how})"]]
     if recipe.pretrain is not None:
-        facts += [["model", _model_line(recipe)], *_training_rows(recipe.pretrain)]
+        config = model_config(recipe.pretrain, vocabulary_rows(recipe, folder)[0])
+        facts += [["model", model_line(recipe.pretrain, config)], *training_rows(recipe.pretrain)]
     if seconds:
         total = _about(sum(seconds.values()))
         facts.append(["time", f"{total} for {_number(len(seconds), 'stage')}; rough where a stage never ran"])
@@ -502,7 +505,7 @@ def estimate_seconds(stage: Stage, recipe: Recipe, folder: str, tokens: int) -> 
     executions = reversed(read_executions(folder))
     last: dict[str, Any] = next((e for e in executions if e.get("stage") == stage.name and "seconds" in e), {})
     if stage.name == "pretrain" and recipe.pretrain is not None:
-        work = training_work(recipe.pretrain, recipe.tokenizer.vocabulary_size)
+        work = _operations(recipe.pretrain, vocabulary_rows(recipe, folder)[0])
         before = _work_of(existing) if existing is not None and existing.key == last.get("key") else 0.0
         if before:
             return float(last["seconds"]) * work / before
@@ -517,48 +520,14 @@ def _work_of(manifest: Manifest) -> float:
     """Operations of a finished training; 0 if it was written by another version."""
     try:
         section = Pretrain.model_validate({key: value for key, value in manifest.config.items() if key != "seed"})
-        return training_work(section, int(manifest.extra["model"]["vocabulary_size"]))
+        return _operations(section, int(manifest.extra["model"]["vocabulary_size"]))
     except (ValueError, KeyError, TypeError):
         return 0.0
 
 
-def training_work(pretrain: Pretrain, vocabulary: int) -> float:
-    """Floating-point operations of a training: 6 per parameter that multiplies and token (arXiv 2001.08361)."""
-    from trainer.model.sizes import model_config, parameter_count
-    from trainer.schedule import timeline
-
-    config = model_config(pretrain, embedding_rows(vocabulary))
-    head = config.vocabulary_size * config.hidden_size
-    tokens = sum(row["tokens"] for row in timeline(pretrain))
-    count = parameter_count(config)
-    return 6.0 * (count.active - count.total + count.body + head) * tokens
-
-
-def _model_line(recipe: Recipe) -> str:
-    from trainer.model.sizes import model_config, parameter_count
-
-    pretrain = training_of(recipe)
-    config = model_config(pretrain, embedding_rows(recipe.tokenizer.vocabulary_size))
-    count = parameter_count(config)
-    name = pretrain.model if isinstance(pretrain.model, str) else f"{config.layers} layers x {config.hidden_size}"
-    return f"{name}: {short(count.total)} parameters, {short(count.body)} without the embeddings"
-
-
-def _training_rows(pretrain: Pretrain) -> list[list[str]]:
-    from trainer.schedule import timeline
-
-    cells = [
-        [
-            row["stage"],
-            f"{row['steps']:,} steps",
-            f"x {row['batch_size']:,} x {row['sequence_length']:,}",
-            f"= {short(row['tokens'])} tokens",
-            "learning rate "
-            f"{row['learning_rate_start']:.3g} ↗ {row['learning_rate_peak']:.3g} ↘ {row['learning_rate_end']:.3g}",
-        ]
-        for row in timeline(pretrain)
-    ]
-    return [["training" if number == 0 else "", line] for number, line in enumerate(aligned(cells, right=(1,)))]
+def _operations(pretrain: Pretrain, rows: int) -> float:
+    """Of a whole training, with those that are done twice."""
+    return float(sum(training_flops(pretrain, model_config(pretrain, rows))))
 
 
 def _about(seconds: float) -> str:

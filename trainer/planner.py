@@ -14,13 +14,10 @@ layer or of an expert, E the experts.
 
 import re
 from dataclasses import asdict, dataclass
-from typing import Literal
 
-from schemas.recipe import Pretrain
+from schemas.recipe import Checkpointing, Pretrain
 from trainer.model.sizes import ModelConfig, parameter_count
 from trainer.schedule import spans
-
-Checkpointing = Literal["none", "selective", "full"]
 
 LOSS_CHUNK = 1024  # tokens whose logits exist at the same time
 

@@ -74,7 +74,10 @@ def _ceil(number: int, divisor: int) -> int:
 
 @dataclass(frozen=True)
 class Span:
-    """One stage on the axis of global steps; its rates are those before, at the top and at the end."""
+    """One stage on the axis of global steps; its rates are those before, at the top and at the end.
+
+    `rope_base` is None up to the first stage that states one: the model's own holds.
+    """
 
     stage: TrainingStage
     begin: int
@@ -83,6 +86,7 @@ class Span:
     start: float
     peak: float
     final: float
+    rope_base: float | None
 
     @property
     def end(self) -> int:
@@ -123,7 +127,7 @@ def spans(pretrain: Pretrain) -> list[Span]:
         ConfigError: a stage's tokens do not fill one step, or its learning rate would jump at its beginning.
     """
     found: list[Span] = []
-    begin, rate = 0, 0.0
+    begin, rate, base = 0, 0.0, None
     for stage in pretrain.stages:
         key = f"pretrain.stages.{stage.name}"
         batches = batches_of(stage)
@@ -141,7 +145,8 @@ def spans(pretrain: Pretrain) -> list[Span]:
                 "learning rate would jump; give a warmup, or leave peak out to go on from there"
             )
         final = peak if settings.shape == "constant" else settings.end
-        found.append(Span(stage, begin, steps, batches, rate, peak, final))
+        base = stage.rope_base or base
+        found.append(Span(stage, begin, steps, batches, rate, peak, final, base))
         begin, rate = begin + steps, final
     return found
 
@@ -200,8 +205,8 @@ def timeline(pretrain: Pretrain) -> list[dict[str, Any]]:
             "sequence_length": span.stage.sequence_length,
             "batch_size": span.stage.batch_size,
             "batch_size_start": span.batches.size(0),
-            "ramp_steps": min(span.batches.levels[-1].step, span.steps),
-            "rope_base": span.stage.rope_base,
+            "ramp": 0.0 if span.stage.batch_ramp is None else span.stage.batch_ramp.share,
+            "rope_base": span.rope_base,
             "document_mask": span.stage.document_mask,
             "learning_rate_start": span.start,
             "learning_rate_peak": span.peak,

@@ -259,12 +259,6 @@ def test_estimates(sources, tmp_path):
     assert found == pytest.approx(300.0)  # three times the tokens of the execution that took 100 s
 
 
-def test_operations_of_a_published_model():
-    recipe = made_runs.recipe(pretrain={**made_runs.RECIPE["pretrain"], "model": "qwen3-0.6b"})
-    parameters = 596_049_920  # of the published checkpoint; the embedding is tied, so each multiplies once
-    assert show.training_work(recipe.pretrain, 151_936) == pytest.approx(6 * parameters * 6144)
-
-
 def test_explain_prints_a_plan_and_writes_nothing(sources, tmp_path, printed):
     explain(sources(), str(tmp_path / "run"))
     text = printed.getvalue()

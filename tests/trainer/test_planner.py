@@ -13,14 +13,13 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from schemas.recipe import Optimizer, Pretrain
+from schemas.recipe import Checkpointing, Optimizer, Pretrain
 from trainer.loop import make_optimizer
 from trainer.loss import chunked_cross_entropy
 from trainer.model.qwen3 import Qwen3, apply_checkpointing, build
 from trainer.model.sizes import SIZES, ModelConfig, parameter_count
 from trainer.planner import (
     LOSS_CHUNK,
-    Checkpointing,
     flops_per_token,
     peak_flops,
     recomputed_flops_per_token,

@@ -145,7 +145,7 @@ def test_the_stages_of_the_report() -> None:
     """S1 warms up and falls slowly, S2 falls faster per token from where S1 ended, S3 warms up again and ends at 0."""
     plan = spans(
         pretrain(
-            {"tokens": 30_000_000, "learning_rate": {"peak": 1e-3, "end": 4e-4, "warmup": 0.01}},
+            {"tokens": 30_000_000, "rope_base": 1e4, "learning_rate": {"peak": 1e-3, "end": 4e-4, "warmup": 0.01}},
             {"tokens": 5_000_000, "learning_rate": {"shape": "1-sqrt", "end": 1e-4}},
             {
                 "tokens": 500_000,
@@ -163,7 +163,7 @@ def test_the_stages_of_the_report() -> None:
     assert fall(plan[1]) > fall(plan[0])
     assert fall(plan[2]) > fall(plan[1])
     assert learning_rate(plan, plan[1].begin) == 4e-4 and learning_rate(plan, plan[-1].end) == 0
-    assert [span.stage.rope_base for span in plan] == [10_000, 10_000, 1_000_000]
+    assert [span.rope_base for span in plan] == [10_000, 10_000, 1_000_000]
 
 
 @pytest.mark.parametrize(
