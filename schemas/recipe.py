@@ -11,7 +11,16 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from schemas import paths
 from schemas.errors import ConfigError
@@ -331,7 +340,12 @@ class TrainingStage(Section):
         description="`concatenate`: documents are joined and cut; `best-fit`: documents stay whole, gaps are padding.",
     )
     document_mask: bool = Field(True, description="Attention stays inside a document.")
-    rope_base: float = Field(10_000.0, gt=1, description="Base of the rotary embedding.")
+    rope_base: float | None = Field(
+        None,
+        gt=1,
+        description="Base of the rotary embedding; absent: that of the stage before, for the first stage 10,000 or the "
+        "imported model's own.",
+    )
     learning_rate: LearningRate
 
     @model_validator(mode="after")
@@ -364,6 +378,16 @@ class Optimizer(Section):
         False,
         description="Count the use of experts over the whole global batch by a forward pass of its own, a third more "
         "work; otherwise over the micro-batches so far.",
+    )
+
+
+class ModelFolder(Section):
+    """A Qwen3 to train on from: a Hugging Face folder, dense or mixture of experts."""
+
+    path: str = Field(
+        min_length=1,
+        description="The folder, relative to the recipe file: config.json, safetensors and, unless `tokenizer.path` "
+        "names another, the tokenizer. Shape, weights, rows of vocabulary and the rotary base come from it.",
     )
 
 
@@ -433,10 +457,21 @@ HOW_IT_RUNS = frozenset(
 """Keys of `pretrain` that say how a training is run and watched, not what is trained: they may change in mid-run."""
 
 
+def _kind_of_model(value: Any) -> str:
+    if isinstance(value, dict):
+        return "ModelFolder" if "path" in value else "ModelFields"
+    return type(value).__name__ if isinstance(value, ModelFolder | ModelFields) else "ModelName"
+
+
 class Pretrain(Section):
     """The model and its stages of training."""
 
-    model: ModelName | ModelFields = Field(description="A published size by name, or the fields of a model.")
+    model: Annotated[
+        Annotated[ModelName, Tag("ModelName")]
+        | Annotated[ModelFields, Tag("ModelFields")]
+        | Annotated[ModelFolder, Tag("ModelFolder")],
+        Discriminator(_kind_of_model),
+    ] = Field(description="A published size by name, the fields of a model, or the `path` of one to train on from.")
     stages: list[TrainingStage] = Field(min_length=1, description="Stages of training, in order.")
     optimizer: Optimizer = Field(default_factory=lambda: Optimizer())
     guard: Guard = Field(default_factory=lambda: Guard())
@@ -626,11 +661,15 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     decontaminate = recipe.decontaminate.model_copy(
         update={"benchmarks": [absolute(path) for path in recipe.decontaminate.benchmarks]}
     )
-    tokenizer = recipe.tokenizer
+    tokenizer, pretrain = recipe.tokenizer, recipe.pretrain
     if tokenizer.path:
         tokenizer = tokenizer.model_copy(update={"path": absolute(tokenizer.path)})
+    if pretrain is not None and isinstance(pretrain.model, ModelFolder):
+        folder = pretrain.model.model_copy(update={"path": absolute(pretrain.model.path)})
+        pretrain = pretrain.model_copy(update={"model": folder})
+        if tokenizer.path is None:  # other tokens would mean nothing to the weights
+            tokenizer = tokenizer.model_copy(update={"path": folder.path})
     mix = recipe.mix.model_copy(update={"exclude": [absolute(path) for path in recipe.mix.exclude]})
-    pretrain = recipe.pretrain
     if pretrain is not None and pretrain.cache_folder:
         pretrain = pretrain.model_copy(update={"cache_folder": absolute(pretrain.cache_folder)})
     return recipe.model_copy(
@@ -692,23 +731,19 @@ def _explain(error: ValidationError, name: str, node: yaml.Node | None) -> str:
     if node is not None:
         # A misspelt key is also a missing one; the misspelling is what its writer has to see.
         details.sort(key=lambda detail: (detail["type"] != "extra_forbidden", _line(node, list(detail["loc"]))))
-    # Of a union (a model's name or its fields) the branch that got furthest speaks for the writer's intention.
-    union = all(detail["loc"][:2] == ("pretrain", "model") for detail in details)
-    if union and any(isinstance(detail["input"], dict) for detail in details):
-        details = [detail for detail in details if detail["type"] != "literal_error"]
-    first = max(details, key=lambda detail: len(detail["loc"])) if union else details[0]
+    first = details[0]
     keys = [part for part in first["loc"] if not (isinstance(part, str) and _is_branch(part))]
     where = f"{name}:{_line(node, keys)}" if node is not None else name
     dotted = ".".join(str(part) for part in keys) or "recipe"
     kind, message = first["type"], first["msg"].removeprefix("Value error, ")
     if kind == "extra_forbidden":
-        allowed = _allowed(keys[:-1])
+        allowed = _allowed(list(first["loc"][:-1]))
         message = f"unknown key; allowed here: {', '.join(allowed)}"
     elif kind == "missing":
         message = "this key is missing"
     elif "input" in first and not isinstance(first["input"], dict | list):
         message = f"{message[0].lower()}{message[1:]}, not {first['input']!r}"
-    others = f" (and {len(details) - 1} more)" if len(details) > 1 and not union else ""
+    others = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     return f"{where}: {dotted}: {message}{others}"
 
 
@@ -718,10 +753,14 @@ def _is_branch(part: str) -> bool:
 
 
 def _allowed(keys: list[Any]) -> list[str]:
-    """The keys that a section of the recipe allows."""
+    """The keys that a section of the recipe allows; of a union that of the branch, which is named by its class."""
     model: Any = Recipe
+    found: list[Any] = []
     for key in keys:
         if isinstance(key, int):
+            continue
+        if branch := [each for each in found if each.__name__ == key]:
+            model = branch[0]
             continue
         annotation = model.model_fields[key].annotation if key in getattr(model, "model_fields", {}) else None
         found = _models(annotation)

@@ -13,7 +13,7 @@ from schemas import paths
 from schemas.errors import ConfigError
 from schemas.hashing import canonical_json, digest
 from schemas.manifest import Manifest
-from schemas.recipe import HOW_IT_RUNS, Recipe, training_of
+from schemas.recipe import HOW_IT_RUNS, ModelFolder, Recipe, training_of
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,20 @@ def _pack(recipe: Recipe) -> dict[str, Any]:
 
 
 def _pretrain(recipe: Recipe) -> dict[str, Any]:
-    value = training_of(recipe).model_dump(mode="json", exclude={"stages", *HOW_IT_RUNS})
+    # Where the model lies that training starts from says nothing; `_start_files` has what it is.
+    exclude: dict[str, Any] = {"stages": True, "model": {"path"}} | dict.fromkeys(HOW_IT_RUNS, True)
+    value = training_of(recipe).model_dump(mode="json", exclude=exclude)
     stages = [stage.model_dump(exclude={"mixture", "packing"}) for stage in training_of(recipe).stages]
     return {**value, "stages": stages, "seed": recipe.seed}
+
+
+def _start_files(recipe: Recipe) -> dict[str, str]:
+    from trainer.model.published import content
+
+    model = training_of(recipe).model
+    if not isinstance(model, ModelFolder):
+        return {}
+    return {f"start:{name}": key for name, key in content(Path(model.path)).items()}
 
 
 ROAD: tuple[Stage, ...] = (
@@ -206,6 +217,7 @@ ROAD: tuple[Stage, ...] = (
         "the stages of training",
         _pretrain,
         ("tokenizer", "tokenize", "mix", "pack"),
+        outside=_start_files,
         resumes=True,
     ),
     Stage(

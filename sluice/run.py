@@ -19,6 +19,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ from schemas import paths
 from schemas.errors import ConfigError, DataError
 from schemas.job import Job, Output
 from schemas.manifest import MANIFEST, Manifest, read_manifest, stage_key, write_manifest
-from schemas.recipe import Recipe, training_of
+from schemas.recipe import ModelFolder, Recipe, training_of
 from sluice.console import Quiet, StageProgress, clock, console, size
 from sluice.road import ROAD, STAGES, Stage
 from trainer.schedule import check_training
@@ -129,6 +130,8 @@ def check(recipe: Recipe, stages: tuple[Stage, ...], output: str | None = None) 
 
     Raises ConfigError.
     """
+    if any(stage.resumes for stage in stages):
+        _check_start(recipe)
     outside: dict[str, dict[str, str]] = {}
     for stage in stages:
         stage.config(recipe)
@@ -141,6 +144,31 @@ def check(recipe: Recipe, stages: tuple[Stage, ...], output: str | None = None) 
                 )
         outside[stage.name] = stage.outside(recipe)
     return outside
+
+
+def _check_start(recipe: Recipe) -> None:
+    """A model to train on from must be there whole, with a tokenizer and a row for every token of it."""
+    model, tokenizer = training_of(recipe).model, recipe.tokenizer.path
+    if not isinstance(model, ModelFolder):
+        return
+    from pipelines.tokenizer_train.stage import TOKENIZER, take_over
+    from trainer import hf
+
+    config, _ = hf.check(model.path)
+    if tokenizer is None:
+        return
+    if tokenizer == model.path and not Path(model.path, TOKENIZER).is_file():
+        raise ConfigError(
+            f"pretrain.model.path: {model.path} has no {TOKENIZER}; put it there, or name the model's tokenizer in "
+            "tokenizer.path"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        tokens = take_over(tokenizer, Path(folder))["vocabulary_size"]
+    if tokens > config.vocabulary_size:
+        raise ConfigError(
+            f"tokenizer.path: {tokenizer} has {tokens} tokens but the model in {model.path} only "
+            f"{config.vocabulary_size} rows; use the tokenizer that the model was trained with"
+        )
 
 
 def _check_places(recipe: Recipe, stages: tuple[Stage, ...], output: str) -> None:

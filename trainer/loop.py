@@ -173,7 +173,7 @@ class _Run:
                 drop_after(bad_steps, self.step)
         if state is None:
             span = self.plan[0]
-            self.model.set_rope_base(span.stage.rope_base)
+            self.model.set_rope_base(span.rope_base or self.model.config.rope_base)
             self._write({"step": 0, "stage": span.stage.name, "tokens": 0, **self._validate(span)})
             self._save(span)
 
@@ -232,7 +232,7 @@ class _Run:
 
     def stage(self, span: Span, terminated: threading.Event) -> None:
         """From where the run stands to the end of a stage."""
-        self.model.set_rope_base(span.stage.rope_base)
+        self.model.set_rope_base(span.rope_base or self.model.config.rope_base)
         feed = self.data.feeds[span.stage.name]
         batches = prefetch(feed.batch, self.step - span.begin, span.steps)
         with contextlib.closing(batches):

@@ -13,13 +13,14 @@ from schemas.errors import ConfigError, DataError
 from schemas.hashing import digest
 from schemas.job import Job, Output
 from schemas.manifest import FileEntry
-from schemas.recipe import HOW_IT_RUNS, Pretrain, TrainingStage, training_of
+from schemas.recipe import HOW_IT_RUNS, ModelFolder, Pretrain, TrainingStage, training_of
 from schemas.tables import write_table
 from tokenizer.qwen import Tokenizer
 from trainer import checkpoint, hf
 from trainer.data import Feed, Sequences
 from trainer.evaluate import measure, sample, score_table, token_bytes, unigram_nats
 from trainer.loop import CHECKPOINTS, Data, StageRecord, train
+from trainer.model.published import content
 from trainer.model.qwen3 import Qwen3, build
 from trainer.model.sizes import ModelConfig, model_config
 from trainer.parallel import Ranks, ranks
@@ -33,7 +34,10 @@ MODEL, SAMPLES = "model", "samples.json"
 SAMPLE_TOKENS, SAMPLE_TEMPERATURE = 64, 0.8
 
 # No part of a training's key: how it is run and watched, and what its packs already say.
-_NOT_IN_KEY: dict[str, Any] = dict.fromkeys(HOW_IT_RUNS, True) | {"stages": {"__all__": {"mixture", "packing"}}}
+_NOT_IN_KEY: dict[str, Any] = dict.fromkeys(HOW_IT_RUNS, True) | {
+    "model": {"path"},  # what lies there is, by its content
+    "stages": {"__all__": {"mixture", "packing"}},
+}
 
 
 def pretrain(job: Job) -> Output:
@@ -55,6 +59,11 @@ def pretrain(job: Job) -> Output:
     with ranks(settings.device) as own:
         shards = TokenShards(job)
         config = model_config(settings, shards.padded_vocabulary_size)
+        if shards.vocabulary_size > config.vocabulary_size:
+            raise ConfigError(
+                f"{job.inputs['tokenize']}: has {shards.vocabulary_size} tokens but the model of pretrain.model.path "
+                f"{config.vocabulary_size} rows; tokenize with the tokenizer of that model"
+            )
         key = training_key(job, config)
         feeds = {span.stage.name: stage_feed(job, span.stage, shards, own.rank, own.count) for span in plan}
         tokenizer = Tokenizer.load(job.inputs["tokenizer"])
@@ -64,7 +73,7 @@ def pretrain(job: Job) -> Output:
             token_bytes=token_bytes(tokenizer, shards.padded_vocabulary_size),
             groups=shards.groups,
         )
-        model = build(config, job.recipe.seed, own.device)
+        model = starting_model(settings, config, job.recipe.seed, own.device)
         records = train(settings, model, data, folder, key, job.progress, own)
 
     summary: dict[str, dict[str, Any]] = {
@@ -105,6 +114,19 @@ def stage_feed(job: Job, stage: TrainingStage, shards: TokenShards, rank: int = 
     return Feed(sequences, order, batches_of(stage), rank, ranks)
 
 
+def starting_model(settings: Pretrain, config: ModelConfig, seed: int, device: torch.device) -> Qwen3:
+    """The model before its first step: drawn from the seed, or read from the folder that the recipe names.
+
+    Raises:
+        ConfigError: see `trainer.hf.load`.
+    """
+    if not isinstance(settings.model, ModelFolder):
+        return build(config, seed, device)
+    _, model = hf.load(settings.model.path)
+    model.config = config  # with room for the longest sequence and the base of the first stage
+    return model.to(device)
+
+
 def file_entry(dataset: Path, path: Path) -> FileEntry:
     """A manifest's line on a file that is no table; of weights `rows` counts the tensors."""
     rows = 1
@@ -131,13 +153,16 @@ def _record(record: StageRecord, steps: int) -> dict[str, Any]:
 
 def training_key(job: Job, config: ModelConfig) -> str:
     """Names model, data and schedule: what a checkpoint belongs to."""
+    settings = training_of(job.recipe)
+    start = content(Path(settings.model.path)) if isinstance(settings.model, ModelFolder) else {}
     return digest(
         {
             "model": asdict(config),
+            "start": start,
             "seed": job.recipe.seed,
             "tokenize": job.manifest("tokenize").hash,
             "pack": job.manifest("pack").hash,
-            "pretrain": training_of(job.recipe).model_dump(mode="json", exclude=_NOT_IN_KEY),
+            "pretrain": settings.model_dump(mode="json", exclude=_NOT_IN_KEY),
         }
     )
 
@@ -157,7 +182,7 @@ def trained_model(job: Job, device: torch.device) -> tuple[Qwen3, int]:
         raise DataError(f"{root}: the checkpoint of step {manifest.extra['steps']} is missing or damaged; train again")
     model = build(config, job.recipe.seed, device)
     checkpoint.load(found[0], model)
-    model.set_rope_base(settings.stages[-1].rope_base)
+    model.set_rope_base(spans(settings)[-1].rope_base or config.rope_base)
     return model, int(found[1]["step"])
 
 

@@ -214,7 +214,6 @@ def edit(folder: Path, **changes: object) -> None:
     ("changes", "message"),
     [
         ({"model_type": "llama"}, "model_type is 'llama'"),
-        ({"model_type": "qwen3_moe"}, "only dense"),
         ({"attention_bias": True}, "attention_bias is True"),
         ({"use_sliding_window": True}, "use_sliding_window"),
         ({"hidden_act": "gelu"}, "hidden_act"),
@@ -222,7 +221,8 @@ def edit(folder: Path, **changes: object) -> None:
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "only rope_type 'default'"),
         ({"rope_theta": 5.0}, "rope_theta is 5.0 but rope_parameters say 10000"),
         ({"hidden_size": "32"}, "hidden_size is '32'"),
-        ({"num_hidden_layers": 10**12}, "layers but there are 25 weights"),
+        ({"num_hidden_layers": 10**6}, "1000000 layers but there are 25 weights"),
+        ({"num_hidden_layers": 10**12}, r"more than 2\^48 parameters"),
         ({"num_hidden_layers": 3}, "11 weights are missing, the first is model.layers.2"),
         ({"num_hidden_layers": 1}, "11 weights do not belong to Qwen3, such as model.layers.1"),
         ({"num_key_value_heads": 3}, "config.json: model: 4 heads cannot share 3 kv_heads"),
@@ -269,7 +269,10 @@ def test_wrong_weights_are_named(tmp_path: Path) -> None:
     (folder / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="not JSON"):
         hf.load(folder)
+    (folder / "config.json").unlink()
     with pytest.raises(ConfigError, match="no such file"):
+        hf.load(folder)
+    with pytest.raises(ConfigError, match="no such folder"):
         hf.load(tmp_path / "nowhere")
 
 

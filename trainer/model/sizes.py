@@ -4,9 +4,13 @@ No torch here: the recipe and the planner count parameters without it.
 """
 
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 from schemas.errors import ConfigError
-from schemas.recipe import Pretrain
+from schemas.recipe import ModelFolder, Pretrain
+from trainer.model import published
+
+MOST_PARAMETERS = 1 << 48  # in a folder; a number that somebody wrote must not become the size of anything
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,16 +88,41 @@ SIZES: dict[str, ModelConfig] = {
 }
 
 
+def folder_config(folder: Path) -> ModelConfig:
+    """The shape of the model in a Hugging Face folder.
+
+    Raises:
+        ConfigError: it holds no config.json of a Qwen3, or one with impossible numbers.
+    """
+    found = published.read_fields(folder)
+    try:
+        config = ModelConfig(**found)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / published.FILE}: {error}") from error
+    if parameter_count(config).total > MOST_PARAMETERS:
+        raise ConfigError(f"{folder / published.FILE}: more than 2^48 parameters; a number in it is wrong")
+    return config
+
+
 def model_config(pretrain: Pretrain, vocabulary_rows: int) -> ModelConfig:
-    """The recipe's model with as many rows of vocabulary as the tokenizer needs and room for its longest sequence."""
+    """The recipe's model, with room for its longest sequence.
+
+    A new model has as many rows of vocabulary as the tokenizer needs, one from a folder has its own. The rotary base is
+    that of the first stage, where it states one.
+
+    Raises:
+        ConfigError: the folder holds no Qwen3.
+    """
     longest = max(stage.sequence_length for stage in pretrain.stages)
+    if isinstance(pretrain.model, ModelFolder):
+        config = folder_config(Path(pretrain.model.path))
+    elif isinstance(pretrain.model, str):
+        config = replace(SIZES[pretrain.model], vocabulary_size=vocabulary_rows)
+    else:
+        config = ModelConfig(vocabulary_size=vocabulary_rows, max_position=longest, **pretrain.model.model_dump())
     base = pretrain.stages[0].rope_base
-    if isinstance(pretrain.model, str):
-        published = SIZES[pretrain.model]
-        longest = max(longest, published.max_position)
-        return replace(published, vocabulary_size=vocabulary_rows, max_position=longest, rope_base=base)
-    return ModelConfig(
-        vocabulary_size=vocabulary_rows, max_position=longest, rope_base=base, **pretrain.model.model_dump()
+    return replace(
+        config, max_position=max(longest, config.max_position), rope_base=config.rope_base if base is None else base
     )
 
 
