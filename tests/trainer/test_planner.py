@@ -146,7 +146,6 @@ def full(config: ModelConfig, length: int) -> int:
         ("NVIDIA A100 80GB PCIe", 312),
         ("NVIDIA L40S", 362),
         ("NVIDIA L40", 181),
-        ("NVIDIA L4", 121),
         ("NVIDIA B200", 2250),
         ("NVIDIA GB200", 2500),
         ("AMD Instinct MI300X", 1307.4),

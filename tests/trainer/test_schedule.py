@@ -4,6 +4,7 @@ import itertools
 import math
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from pydantic import ValidationError
 
 from schemas.errors import ConfigError
 from schemas.recipe import Pretrain
+from trainer import metrics
 from trainer.schedule import Batches, Span, check_training, learning_rate, span_at, spans, timeline, tokens_at
+from trainer.stages import pretrain as train
 
 MODEL = {"hidden_size": 8, "intermediate_size": 8, "layers": 1, "heads": 1, "kv_heads": 1, "head_dim": 8}
 RATE = st.floats(1e-6, 1.0)
@@ -141,29 +144,52 @@ def test_a_ramp_costs_the_same_wherever_it_is_asked() -> None:
     assert batches.step_of(batches.first(123_456_789)) == 123_456_789
 
 
-def test_the_stages_of_the_report() -> None:
+@given(
+    peak=RATE,
+    shapes=st.tuples(st.sampled_from(["cosine", "linear"]), st.sampled_from(["linear", "1-sqrt", "cosine"])),
+    ends=st.tuples(st.floats(0.3, 0.6), st.floats(0.1, 0.3)),
+    warmup=st.floats(0.001, 0.05),
+    ramp=st.one_of(st.none(), st.fixed_dictionaries({"start": st.sampled_from([1, 4]), "share": st.floats(0.01, 0.2)})),
+)
+def test_the_stages_of_the_report(
+    peak: float, shapes: tuple[str, str], ends: tuple[float, float], warmup: float, ramp: dict[str, Any] | None
+) -> None:
     """S1 warms up and falls slowly, S2 falls faster per token from where S1 ended, S3 warms up again and ends at 0."""
+    first = {"shape": shapes[0], "peak": peak, "end": ends[0] * peak, "warmup": warmup}
+    second = {"shape": shapes[1], "end": ends[1] * ends[0] * peak}
+    third = {"shape": "linear", "peak": 1.2 * ends[1] * ends[0] * peak, "end": 0, "warmup": 0.05}
     plan = spans(
         pretrain(
-            {"tokens": 30_000_000, "rope_base": 1e4, "learning_rate": {"peak": 1e-3, "end": 4e-4, "warmup": 0.01}},
-            {"tokens": 5_000_000, "learning_rate": {"shape": "1-sqrt", "end": 1e-4}},
-            {
-                "tokens": 500_000,
-                "rope_base": 1e6,
-                "learning_rate": {"shape": "linear", "peak": 2e-4, "end": 0, "warmup": 0.05},
-            },
+            {"tokens": 3_000_000, "rope_base": 1e4, "learning_rate": first, "batch_size": 16, "batch_ramp": ramp},
+            {"tokens": 500_000, "learning_rate": second, "batch_size": 16},
+            {"tokens": 50_000, "rope_base": 1e6, "learning_rate": third},
         )
     )
 
     def fall(span: Span) -> float:
-        warmed = span.begin + span.steps * span.stage.learning_rate.warmup
-        rates = [learning_rate(plan, step) for step in (warmed, span.end)]
-        return (rates[0] - rates[1]) / (tokens_at(plan, span.end) - tokens_at(plan, round(warmed)))
+        """Of the learning rate per token, from the top on, which is somewhere in a step."""
+        top = step_at(span, span.stage.learning_rate.warmup * span.sequences)
+        tokens = span.tokens * (1 - span.stage.learning_rate.warmup)
+        return (learning_rate(plan, span.begin + top) - learning_rate(plan, span.end)) / tokens
 
-    assert fall(plan[1]) > fall(plan[0])
-    assert fall(plan[2]) > fall(plan[1])
-    assert learning_rate(plan, plan[1].begin) == 4e-4 and learning_rate(plan, plan[-1].end) == 0
+    assert fall(plan[1]) > fall(plan[0]) > 0
+    assert learning_rate(plan, plan[1].begin) == ends[0] * peak and learning_rate(plan, plan[-1].end) == 0
     assert [span.rope_base for span in plan] == [10_000, 10_000, 1_000_000]
+
+
+def test_a_training_goes_through_a_ramp(toy: Any) -> None:
+    stage = toy.recipe["pretrain"]["stages"][0]
+    stage |= {"tokens": 24 * stage["sequence_length"], "batch_size": 6, "batch_ramp": {"start": 2, "share": 0.5}}
+    job = toy.job(stages=[stage])
+    output = train(job)
+    lines = metrics.read(Path(job.output))
+    sequences = [line["tokens"] // stage["sequence_length"] for line in lines]
+    # A quarter of the 24 sequences by twos and a quarter by fours, which takes two whole steps.
+    assert sequences == [0, 2, 4, 6, 10, 14, 20]
+    assert output.counts["tokens"] == 20 * stage["sequence_length"]
+    warmed = 0.3 * 20
+    for done, line in zip(sequences[1:3], lines[1:3]):
+        assert line["learning_rate"] == pytest.approx(0.01 * done / warmed)
 
 
 @pytest.mark.parametrize(
