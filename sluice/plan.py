@@ -9,7 +9,7 @@ from rich.text import Text
 from schemas import paths
 from schemas.errors import ConfigError
 from schemas.manifest import read_manifest
-from schemas.recipe import Pretrain, Recipe, load_recipe, training_of
+from schemas.recipe import ModelFolder, Pretrain, Recipe, load_recipe, training_of
 from schemas.tokens import QWEN_TOKENS, embedding_rows
 from sluice.console import clock, console, size
 from sluice.text import aligned, short
@@ -127,6 +127,8 @@ def plan_training(recipe: Recipe, folder: str) -> None:
     _print(_rate_table(stages), right=(1, 2, 3))
     console.print()
     how = "of the tokenized documents" if counted else "for the tokens that the recipe says"
+    if isinstance(pretrain.model, ModelFolder):
+        how = f"of the model in {pretrain.model.path}"
     facts = [["vocabulary", f"{config.vocabulary_size:,} rows, {how}"]]
     facts += _operations(pretrain, config) + _memory(pretrain, config)
     _print(facts)
