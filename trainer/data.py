@@ -2,7 +2,11 @@
 
 Nothing is copied before a step asks for it: a pack says which spans of which documents make a sequence, and the spans
 are read from the shards. A sequence of length T has T + 1 positions, T inputs and T labels.
+
+torch is imported when a batch is made and not before, so that the order can be asked for without waiting for it.
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
@@ -10,18 +14,20 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 
 from schemas.errors import DataError
-from schemas.hashing import scramble
+from schemas.hashing import digest, scramble
 from schemas.job import Job
+from schemas.recipe import TrainingStage
 from schemas.tokens import PACK
-from trainer.loss import IGNORE
-from trainer.schedule import Batches
+from trainer.schedule import Batches, batches_of
 from trainer.shards import WINDOW, Lists, TokenShards, stage_files
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -41,16 +47,18 @@ class Batch:
     @property
     def real_BT(self) -> torch.Tensor:
         """False at padding."""
+        import torch
+
         return torch.from_numpy(self.segments_N2[:, 0] >= 0).to(self.document_BT.device)[self.document_BT.long()]
 
-    def part(self, begin: int, end: int) -> "Batch":
+    def part(self, begin: int, end: int) -> Batch:
         """Some of the sequences."""
         return self._map(lambda tensor: tensor[begin:end])
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> Batch:
         return self if device.type == "cpu" else self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         return replace(
             self,
             tokens_BT=change(self.tokens_BT),
@@ -119,6 +127,10 @@ class Sequences:
         Without it positions run on and labels cross from document to document, but not into the rest of a document
         that was cut: its first token does not follow what stands before it, and was a label where the cut was made.
         """
+        import torch
+
+        from trainer.loss import IGNORE
+
         shape = (len(sequences), self.length + 1)
         counts, segments_N4 = self.segments(sequences)
         lines, lengths = np.repeat(np.arange(len(counts)), counts), segments_N4[:, 3]
@@ -273,6 +285,22 @@ class Feed:
                     step = self.batches.step_of(index)
                     found.append((step, index - self.batches.first(step), epoch, order[at]))
         return np.array(found, np.int64).reshape(-1, 4)
+
+
+def stage_feed(job: Job, stage: TrainingStage, shards: TokenShards, rank: int = 0, ranks: int = 1) -> Feed:
+    """The batches of a stage of training.
+
+    Raises:
+        DataError: the stage's pack is missing, damaged, empty or of another sequence length.
+    """
+    sequences = Sequences(job, stage.name, shards, stage.document_mask)
+    if sequences.length != stage.sequence_length:
+        raise DataError(
+            f"{sequences.path}: packed for {sequences.length} tokens a sequence, stage {stage.name} asks for "
+            f"{stage.sequence_length}; make the pack again"
+        )
+    order = digest([job.manifest("pack").hash, job.recipe.seed, stage.name])
+    return Feed(sequences, order, batches_of(stage), rank, ranks)
 
 
 def prefetch(read: Callable[[int], T], begin: int, end: int, depth: int = 4) -> Generator[T, None, None]:

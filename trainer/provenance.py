@@ -17,9 +17,9 @@ from schemas.hashing import ID, ID_BYTES
 from schemas.job import Job
 from schemas.recipe import training_of
 from schemas.tables import read_table
+from trainer.data import stage_feed
 from trainer.schedule import span_at, spans
 from trainer.shards import TokenShards
-from trainer.stages import stage_feed
 
 ORIGIN = ["path", "locator", "url"]
 _DOCUMENT_ID = re.compile(rf"[0-9a-fA-F]{{{2 * ID_BYTES}}}")

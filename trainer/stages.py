@@ -13,11 +13,11 @@ from schemas.errors import ConfigError, DataError
 from schemas.hashing import digest
 from schemas.job import Job, Output
 from schemas.manifest import FileEntry
-from schemas.recipe import HOW_IT_RUNS, ModelFolder, Pretrain, TrainingStage, training_of
+from schemas.recipe import HOW_IT_RUNS, ModelFolder, Pretrain, training_of
 from schemas.tables import write_table
 from tokenizer.qwen import Tokenizer
 from trainer import checkpoint, hf
-from trainer.data import Feed, Sequences
+from trainer.data import Sequences, stage_feed
 from trainer.evaluate import measure, sample, score_table, token_bytes, unigram_nats
 from trainer.loop import CHECKPOINTS, Data, StageRecord, train
 from trainer.model.published import content
@@ -25,7 +25,7 @@ from trainer.model.qwen3 import Qwen3, build
 from trainer.model.sizes import ModelConfig, model_config
 from trainer.parallel import Ranks, ranks
 from trainer.prompt import continue_text
-from trainer.schedule import batches_of, spans
+from trainer.schedule import spans
 from trainer.shards import TokenShards
 
 VALIDATION = "validation"
@@ -96,22 +96,6 @@ def pretrain(job: Job) -> Output:
     written = sorted((folder / CHECKPOINTS).rglob("*")) if own.rank == 0 else []
     files = [file_entry(folder, path) for path in written if path.is_file()]
     return Output(files=files, counts={"tokens": sum(stage["tokens"] for stage in summary.values())}, extra=extra)
-
-
-def stage_feed(job: Job, stage: TrainingStage, shards: TokenShards, rank: int = 0, ranks: int = 1) -> Feed:
-    """The batches of a stage of training.
-
-    Raises:
-        DataError: the stage's pack is missing, damaged, empty or of another sequence length.
-    """
-    sequences = Sequences(job, stage.name, shards, stage.document_mask)
-    if sequences.length != stage.sequence_length:
-        raise DataError(
-            f"{sequences.path}: packed for {sequences.length} tokens a sequence, stage {stage.name} asks for "
-            f"{stage.sequence_length}; make the pack again"
-        )
-    order = digest([job.manifest("pack").hash, job.recipe.seed, stage.name])
-    return Feed(sequences, order, batches_of(stage), rank, ranks)
 
 
 def starting_model(settings: Pretrain, config: ModelConfig, seed: int, device: torch.device) -> Qwen3:

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from schemas.recipe import Optimizer
 from trainer import checkpoint, metrics
 from trainer.balance import LoadBalance
-from trainer.data import Batch, TokenShards
+from trainer.data import Batch, stage_feed
 from trainer.evaluate import batch_loss, hidden_states
 from trainer.model.moe import Routing
 from trainer.model.qwen3 import Qwen3, apply_checkpointing, build
 from trainer.model.sizes import model_config
 from trainer.parallel import Ranks
-from trainer.stages import pretrain, stage_feed
+from trainer.shards import TokenShards
+from trainer.stages import pretrain
 
 HERE = Ranks(0, 1, torch.device("cpu"))
 

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from schemas.errors import DataError, Interrupted
 from schemas.recipe import Guard
 from trainer import checkpoint, guard, metrics
-from trainer.data import TokenShards
+from trainer.data import stage_feed
 from trainer.guard import History, fault
 from trainer.model.qwen3 import build
 from trainer.model.sizes import model_config
-from trainer.stages import pretrain, stage_feed
+from trainer.shards import TokenShards
+from trainer.stages import pretrain
 
 # So touchy that ordinary noise is a bad step now and then: real steps of a real training are judged.
 TOUCHY = {"deviations": 1.2, "window": 16}

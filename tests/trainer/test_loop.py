@@ -21,14 +21,14 @@ import torch.nn.functional as F
 from schemas.errors import ConfigError, DataError, Interrupted
 from schemas.recipe import Optimizer
 from trainer import checkpoint, loop, metrics
-from trainer.data import Sequences
+from trainer.data import Sequences, stage_feed
 from trainer.evaluate import batch_loss, group_sums, measure
 from trainer.loop import make_optimizer
 from trainer.model.qwen3 import build
 from trainer.model.sizes import ModelConfig, model_config
 from trainer.provenance import read_in_step
 from trainer.shards import TokenShards
-from trainer.stages import pretrain, stage_feed
+from trainer.stages import pretrain
 
 WORKER = Path(__file__).with_name("pretrain_worker.py")
 CHANGES = {"seconds", "tokens_per_second"}  # of a metrics line, from run to run

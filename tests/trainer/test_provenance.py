@@ -13,10 +13,10 @@ from schemas.manifest import Manifest, write_manifest
 from schemas.tables import write_table
 from schemas.tokens import TOKENS
 from tests.trainer.test_data import rewrite
+from trainer.data import stage_feed
 from trainer.provenance import read_in_step, steps_of
 from trainer.schedule import spans
 from trainer.shards import TokenShards
-from trainer.stages import stage_feed
 
 
 def ramped(toy: Any) -> Any:
