@@ -278,3 +278,22 @@ def test_no_file_and_no_cluster_is_on_both_sides_of_the_split(finished):
             for key in ((document["source"], document["path"]), cluster["cluster_id"]):
                 assert sides.setdefault(key, split["split"]) == split["split"]
     assert set(sides.values()) == {"train", "validation"}
+
+
+def test_a_model_with_experts_goes_the_whole_road(copy, sluice):
+    from transformers import AutoModelForCausalLM
+
+    recipe, run = copy
+    before = len(stages_that_ran(run))
+    fields = {"intermediate_size": 32, "experts": 8, "experts_per_token": 2}
+    settings = [word for key, value in fields.items() for word in ("--set", f"pretrain.model.{key}={value}")]
+    sluice("run", recipe, "--output", run, *settings, "--set", "pretrain.activation_checkpointing=selective")
+    assert stages_that_ran(run, before) == ROAD[10:]
+    lines = [json.loads(line) for line in (run / "pretrain" / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines[-1]["expert_load"]) == 2 and len(lines[-1]["expert_load"][0]) == 8
+    assert lines[-1]["loss"] < lines[1]["loss"]
+    assert "Load of the experts" in (run / "report.html").read_text()
+    model = AutoModelForCausalLM.from_pretrained(run / "export" / "model")
+    assert (model.config.num_experts, model.config.num_experts_per_tok, model.config.norm_topk_prob) == (8, 2, True)
+    said = sluice("generate", "The ", "--model", run, "--tokens", "5", "--temperature", "0").stdout
+    assert said.startswith("The ")
