@@ -358,7 +358,7 @@ class TrainingStage(Section):
 
 
 class Optimizer(Section):
-    """AdamW."""
+    """AdamW, and the losses beside the cross-entropy."""
 
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)

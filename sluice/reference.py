@@ -1,5 +1,6 @@
 """Writes docs/recipe.md from the recipe's schema: `python -m sluice.reference > docs/recipe.md`."""
 
+import inspect
 import types
 import typing
 from typing import Any
@@ -27,7 +28,7 @@ def reference() -> str:
 
     def section(model: type[BaseModel], title: str) -> None:
         seen.add(model)
-        parts.append(f"\n## {title}\n\n{(model.__doc__ or '').strip()}\n")
+        parts.append(f"\n## {title}\n\n{inspect.getdoc(model)}\n")
         parts.append("| key | type | default | meaning |\n|---|---|---|---|")
         below: list[tuple[type[BaseModel], str]] = []
         for name, field in model.model_fields.items():
