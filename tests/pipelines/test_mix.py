@@ -1,22 +1,25 @@
 """Plans against bisection, against the budget, and against the order of the shards."""
 
+import json
 import math
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.mix.kernels import draw_copies, label_weights, length_buckets, length_classes, solve_scale
+from pipelines.mix.exclude import read_ids
+from pipelines.mix.kernels import draw_copies, label_weights, length_buckets, length_classes, named, solve_scale
 from pipelines.mix.stage import run
 from schemas.cells import cell
-from schemas.errors import DataError
-from schemas.hashing import uniform
+from schemas.errors import ConfigError, DataError
+from schemas.hashing import ID, uniform
 from schemas.job import Job
 from schemas.languages import group
 from schemas.manifest import Manifest, write_manifest
-from schemas.recipe import Mixture, Recipe
+from schemas.recipe import Mixture, Recipe, check_recipe
 from schemas.tables import read_table, write_table
 from schemas.tokens import PLAN, TOKENS
 
@@ -301,3 +304,98 @@ def test_errors_say_what_to_do(tmp_path):
 def test_length_classes_are_powers_of_two():
     lengths = np.array([1, 2, 3, 4, 1023, 1024, 2**40 - 1, 2**40])
     assert length_classes(lengths).tolist() == [n.bit_length() - 1 for n in lengths.tolist()]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Exclusion
+
+
+def test_plans_are_those_of_a_corpus_without_the_excluded_documents(tmp_path, caplog):
+    shards = [corpus(150), corpus(150, begin=150), corpus(60, "validation", 300)]
+    out = [*range(40), *range(160, 190), 301, 305]
+    ids = [f"user-{i}" if i % 2 else f"{i:016d}".encode().hex() for i in out] + ["user-x", "f" * 32]
+    (tmp_path / "removed.txt").write_text("\n".join(ids))
+    mixtures = ({"domain": {"code": 3.0}}, {"source": {"books": 0.0}, "lengths": {"boundary": 40, "minimum": 10}})
+    stages = [stage(f"s{number}", 3000, mixture) for number, mixture in enumerate(mixtures, 1)]
+    done, plans = mix(tmp_path / "a", shards, recipe(*stages, cell_tokens=300, exclude=str(tmp_path / "removed.txt")))
+    gone = {f"{i:016d}".encode() for i in out}
+    rest = [[row for row in rows if row["document_id"] not in gone] for rows in shards]
+    without, expected = mix(tmp_path / "b", rest, recipe(*stages, cell_tokens=300))
+
+    def copies(plan):
+        return {row["document_id"]: (row["copies"], row["expected_copies"], row["cell"]) for row in plan}
+
+    for name in ("s1", "s2", "validation"):
+        assert copies(plans[name]) == copies(expected[name])
+        assert not gone & set(copies(plans[name]))
+    assert done.counts == {"documents": 360, "train": 230, "validation": 58, "excluded": 72, "unknown_ids": 2}
+    found = {"train": 70, "validation": 2, "unknown": 2, "unknown_ids": sorted(["user-x", "f" * 32])}
+    assert done.extra["excluded"] == found
+    assert "mix.exclude: no document has 2 of the ids: ffff" in caplog.text
+    removed = [row for rows in shards[:2] for row in rows if row["document_id"] in gone]
+    usable = [row for row in removed if row["source"] != "books" and len(row["tokens"]) + 1 >= 10]
+    for name, rows in (("s1", removed), ("s2", usable)):
+        sizes = [len(row["tokens"]) + 1 for row in rows if len(row["tokens"]) > 0]
+        assert done.extra["stages"][name]["excluded"] == {"documents": len(sizes), "tokens": sum(sizes)}
+    assert set(done.extra["cells"]) == {row["cell"] for rows in shards for row in rows}, "token shards have them still"
+    assert "excluded" not in without.counts and "excluded" not in without.extra
+
+
+def test_everything_excluded_is_an_error(tmp_path):
+    (tmp_path / "all.txt").write_text("".join(f"user-{i}\n" for i in range(20)))
+    with pytest.raises(DataError, match=r"no document is left .* mix\.exclude"):
+        mix(tmp_path / "a", [corpus(20)], recipe(stage(), exclude=str(tmp_path / "all.txt")))
+
+
+IDS = st.lists(st.sampled_from(["a", "b", "c", "00" * 16, "01" * 16, "0A" * 16, "zz"]), unique=True)
+
+
+@given(IDS, st.lists(st.tuples(st.sampled_from([0, 1, 10]), st.sampled_from([None, "a", "b", "01" * 16]))))
+def test_names_stand_for_documents_of_either_id(names, rows):
+    hashes, own = [bytes([number]) * 16 for number, _ in rows], [name for _, name in rows]
+    found, unknown = named(pa.array(hashes, ID), pa.array(own, pa.string()), names)
+    lower = {name.lower() for name in names}
+    assert found.tolist() == [one.hex() in lower or other in names for one, other in zip(hashes, own)]
+    known = {one.hex() for one in hashes}
+    assert unknown == [name for name in names if name not in own and name.lower() not in known]
+
+
+def test_lists_are_read_from_text_json_lines_and_parquet(tmp_path):
+    ids = [bytes([i]) * 16 for i in range(4)]
+    (tmp_path / "a.txt").write_text("\ufeff b \r\n\nurn:uuid:1\n" + ids[0].hex(), "utf-8")
+    rows = [{"id": "x", "document_id": ids[1].hex()}, {"id": 17}, {"document_id": None, "id": "y", "text": "long"}]
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.table({"document_id": pa.array(ids[2:], ID), "id": ["no", "no"]}), tmp_path / "c.parquet")
+    pq.write_table(pa.table({"id": pa.array([5, 6])}), tmp_path / "d.parquet")
+    files = [str(tmp_path / name) for name in ("a.txt", "b.jsonl", "c.parquet", "d.parquet", "a.txt")]
+    assert read_ids(files) == sorted(["b", "urn:uuid:1", "17", "y", "5", "6", *(one.hex() for one in ids)])
+    a_recipe = recipe(stage(), exclude=["lists/a.txt", "/b.txt", "gs://bucket/c.txt"]).model_dump()
+    resolved = check_recipe(a_recipe, tmp_path).mix.exclude
+    assert resolved == [str(tmp_path / "lists/a.txt"), "/b.txt", "gs://bucket/c.txt"]
+    assert recipe(stage(), exclude="a.txt").mix.exclude == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("none.txt", None, "none.txt: cannot be read: No such file"),
+        ("ids.csv", b"a,b", "ids.csv: must be a file that ends in .txt, .jsonl, .parquet"),
+        ("bytes.txt", b"\xff\xfe\x00a", "bytes.txt: is not text in UTF-8"),
+        ("ids.jsonl", b'{"id": "a"}\n{"id": "b"', "ids.jsonl, line 2: is no JSON object"),
+        ("ids.jsonl", b'"a"\n', "ids.jsonl, line 1: is no JSON object"),
+        ("ids.jsonl", b'\n{"name": "a"}\n', "ids.jsonl, line 2: needs a text in 'document_id' or 'id'"),
+        ("ids.jsonl", b'{"id": true}\n', "ids.jsonl, line 1: needs a text"),
+        ("ids.parquet", b"PAR1 and then nothing", "ids.parquet: cannot be read"),
+        ("ids.parquet", {"name": ["a"]}, "ids.parquet: has no column 'document_id' or 'id'"),
+        ("ids.parquet", {"id": ["a", None]}, "ids.parquet: column 'id' has 1 rows without an id"),
+        ("ids.parquet", {"id": [1.5]}, "ids.parquet: column 'id' holds double, not ids"),
+    ],
+)
+def test_a_malformed_list_is_a_config_error(tmp_path, name, data, words):
+    if isinstance(data, dict):
+        pq.write_table(pa.table(data), tmp_path / name)
+    elif data is not None:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(ConfigError, match=r"^mix\.exclude: ") as error:
+        read_ids([str(tmp_path / name)])
+    assert words in str(error.value) and "\n" not in str(error.value)
