@@ -1,13 +1,17 @@
 """Export and import against transformers, and against folders that are wrong."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from benchmarks.parity import narrow, parity, pinned, their_model
 from schemas.errors import ConfigError
 from trainer import hf
 from trainer.model.qwen3 import Qwen3, build
@@ -26,7 +30,8 @@ TINY = ModelConfig(
     tied_embeddings=False,
     max_position=64,
 )
-TIED = ModelConfig(**{**TINY.__dict__, "tied_embeddings": True})
+TIED = replace(TINY, tied_embeddings=True)
+MIXTURE = replace(TINY, intermediate_size=24, experts=6, experts_per_token=2)
 
 
 def perturbed(config: ModelConfig) -> Qwen3:
@@ -40,78 +45,58 @@ def perturbed(config: ModelConfig) -> Qwen3:
     return model
 
 
-def narrow(name: str, rope_base: float) -> ModelConfig:
-    """A published shape at its real depth and with all its ratios, but 2 kv heads of width 16."""
-    full = SIZES[name]
-    heads = 2 * full.heads // full.kv_heads
-    shrink = full.heads * full.head_dim // (heads * 16)
-    return ModelConfig(
-        vocabulary_size=211,
-        hidden_size=full.hidden_size // shrink,
-        intermediate_size=full.intermediate_size // shrink,
-        layers=full.layers,
-        heads=heads,
-        kv_heads=2,
-        head_dim=16,
-        tied_embeddings=full.tied_embeddings,
-        rope_base=rope_base,
-        init_std=0.1,
-    )
+def saved(folder: Path) -> dict[str, torch.Tensor]:
+    """All weights of a folder by their names on disk."""
+    return {name: weight for file in sorted(folder.glob("*.safetensors")) for name, weight in load_file(file).items()}
 
 
-@pytest.mark.parametrize(("name", "rope_base"), [(name, (1e6, 1e4)[number % 2]) for number, name in enumerate(SIZES)])
-def test_logits_equal_transformers(name: str, rope_base: float, tmp_path: Path) -> None:
-    full, config = SIZES[name], narrow(name, 1e4)
+@pytest.mark.parametrize(
+    ("name", "experts"),
+    [
+        *((name, None) for name, config in SIZES.items() if not config.experts),
+        ("qwen3-30b-a3b", 16),
+        pytest.param("qwen3-30b-a3b", 128, marks=pytest.mark.slow),
+        pytest.param("qwen3-235b-a22b", 128, marks=pytest.mark.slow),
+    ],
+)
+def test_a_size_equals_that_of_transformers_both_ways(name: str, experts: int | None, tmp_path: Path) -> None:
+    full, config = SIZES[name], narrow(name, experts)
+    assert config.layers == full.layers and config.experts_per_token == full.experts_per_token
     assert config.hidden_size / config.intermediate_size == full.hidden_size / full.intermediate_size
+    assert config.hidden_size / (config.heads * config.head_dim) == full.hidden_size / (full.heads * full.head_dim)
     assert config.heads / config.kv_heads == full.heads / full.kv_heads
-    model = perturbed(config)
-    model.set_rope_base(rope_base)
-    hf.export(model, tmp_path / "model", eos_token_id=0, dtype="float32", max_shard_bytes=8_000_000)
-    theirs, report = Qwen3ForCausalLM.from_pretrained(
-        tmp_path / "model", attn_implementation="sdpa", output_loading_info=True
-    )
-    assert not any(report.values())
-    assert theirs.dtype == torch.float32
-    tokens = torch.randint(config.vocabulary_size, (2, 48), generator=torch.Generator().manual_seed(2))
-    with torch.no_grad():
-        expected = theirs(tokens).logits
-        logits = model.logits(model(tokens))
-    scale = max(1.0, expected.abs().max().item())
-    assert (logits - expected).abs().max().item() <= 1e-5 * scale
-
-    loaded_config, loaded = hf.load(tmp_path / "model")
-    assert loaded_config == model.config
-    assert loaded_config.rope_base == rope_base
-    for (key, a), b in zip(model.named_parameters(), loaded.parameters(), strict=True):
-        assert torch.equal(a, b), key
+    found = parity(config, tmp_path)
+    assert max(found.imported, found.exported) <= 1e-5
+    assert found.gradient <= 1e-4
+    assert found.largest > 1
+    theirs, ours = saved(tmp_path / "theirs"), saved(tmp_path / "ours")
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
 
 
+@pytest.mark.parametrize("mixture", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("shard", ["1GB", "20KB"])
-def test_a_folder_saved_by_transformers_is_read(tied: bool, shard: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    theirs = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=101,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=16,
-            tie_word_embeddings=tied,
-            rope_parameters={"rope_type": "default", "rope_theta": 5e5},
-            initializer_range=0.1,
-            attn_implementation="sdpa",
-        )
-    ).eval()
+def test_a_folder_saved_by_transformers_is_read(mixture: bool, tied: bool, shard: str, tmp_path: Path) -> None:
+    sizes = MIXTURE if mixture else TINY
+    theirs = their_model(replace(sizes, tied_embeddings=tied, rope_base=5e5, init_std=0.1))
     theirs.save_pretrained(tmp_path, max_shard_size=shard)
     assert (tmp_path / hf.INDEX).is_file() == (shard == "20KB")
     config, model = hf.load(tmp_path)
-    assert (config.rope_base, config.tied_embeddings) == (5e5, tied)
+    assert config == replace(sizes, tied_embeddings=tied, rope_base=5e5, init_std=0.1)
     tokens = torch.arange(30)[None]
     with torch.no_grad():
         torch.testing.assert_close(model.logits(model(tokens)), theirs(tokens).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("config", [TIED, MIXTURE], ids=["dense", "mixture"])
+def test_a_bfloat16_export_computes_the_same_in_transformers(config: ModelConfig, tmp_path: Path) -> None:
+    hf.export(perturbed(replace(config, init_std=0.1)), tmp_path / "model", eos_token_id=0)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32, **pinned(config))
+    _, ours = hf.load(tmp_path / "model")
+    tokens = torch.arange(30)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(ours.logits(ours(tokens)), theirs(tokens).logits, atol=1e-5, rtol=1e-5)
 
 
 def test_the_older_spelling_of_the_rope_base_is_read(tmp_path: Path) -> None:
@@ -135,6 +120,18 @@ def test_the_published_config_means_the_same_to_transformers(tmp_path: Path) -> 
     assert generation == {"do_sample": False, "eos_token_id": 7}
 
 
+def test_the_published_config_of_a_mixture_means_the_same_to_transformers(tmp_path: Path) -> None:
+    hf.export(build(replace(MIXTURE, rope_base=1e6), 0), tmp_path / "model", eos_token_id=7)
+    config = AutoConfig.from_pretrained(tmp_path / "model")
+    assert (config.model_type, config.architectures) == ("qwen3_moe", ["Qwen3MoeForCausalLM"])
+    assert (config.num_experts, config.num_experts_per_tok, config.moe_intermediate_size) == (6, 2, 24)
+    assert (config.norm_topk_prob, config.decoder_sparse_step, config.mlp_only_layers) == (True, 1, [])
+    assert (config.router_aux_loss_coef, config.output_router_logits) == (0.001, False)
+    assert config.rope_parameters == {"rope_theta": 1e6, "rope_type": "default"}
+    raw = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert (raw["num_experts"], raw["rope_theta"], raw["head_dim"], raw["intermediate_size"]) == (6, 1e6, 16, 48)
+
+
 # the files ------------------------------------------------------------------------------------------------------
 
 
@@ -143,14 +140,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_same_model_gives_the_same_bytes(dtype: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", [TINY, MIXTURE], ids=["dense", "mixture"])
+def test_the_same_model_gives_the_same_bytes(config: ModelConfig, dtype: str, tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer"
     tokenizer.mkdir()
     for name in hf.TOKENIZER_FILES:
         (tokenizer / name).write_text(json.dumps({"name": name}))
     for name in ("a", "b"):
         hf.export(
-            perturbed(TINY),
+            perturbed(config),
             tmp_path / name,
             eos_token_id=0,
             dtype=dtype,
@@ -170,9 +168,15 @@ def test_the_same_model_gives_the_same_bytes(dtype: str, tmp_path: Path) -> None
         held = load_file(tmp_path / "a" / file).values()
         assert len(held) == 1 or sum(tensor.nbytes for tensor in held) <= 9_000
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors.values())
-    for name, parameter in perturbed(TINY).named_parameters():
+    for name, parameter in perturbed(config).named_parameters():
         published = name if name == hf.HEAD else f"model.{name}"
-        assert torch.equal(tensors.pop(published), parameter.to(hf.DTYPES[dtype]))
+        weight = parameter.to(hf.DTYPES[dtype])
+        if parameter.ndim == 3:
+            block, _, projection = published.rpartition(".")
+            for number in range(config.experts):
+                assert torch.equal(tensors.pop(f"{block}.{number}.{projection}.weight"), weight[number])
+        else:
+            assert torch.equal(tensors.pop(published), weight)
     assert not tensors
 
 
@@ -238,8 +242,76 @@ def test_a_wrong_config_is_named(changes: dict, message: str, tmp_path: Path) ->
         hf.load(tmp_path / "model")
 
 
-def test_a_tied_model_may_hold_its_head_again(tmp_path: Path) -> None:
-    model = perturbed(TIED)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"norm_topk_prob": False}, "norm_topk_prob is False; Qwen3 has True"),
+        ({"norm_topk_prob": None}, "norm_topk_prob is None"),
+        ({"decoder_sparse_step": 2}, "decoder_sparse_step is 2"),
+        ({"mlp_only_layers": [0]}, r"mlp_only_layers is \[0\]"),
+        ({"shared_expert_intermediate_size": 24}, "has no shared expert"),
+        ({"n_shared_experts": 1}, "has no shared expert"),
+        ({"use_sliding_window": True}, "use_sliding_window is True"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "rope_scaling"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "factor": 2}}, "only rope_type 'default'"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantised"),
+        ({"num_experts": None}, "num_experts is None"),
+        ({"num_experts": 0}, "num_experts is 0"),
+        ({"num_experts": 7}, "6 weights are missing, the first is model.layers.0.mlp.experts.6.gate_proj.weight"),
+        ({"num_experts": 5}, "weights do not belong to Qwen3, such as model.layers.0.mlp.experts.5.down_proj"),
+        ({"num_experts": 10**5}, "2 layers of 100000 experts but there are 57 weights"),
+        ({"num_experts": 10**30}, r"more than 2\^48 parameters"),
+        ({"num_local_experts": 8}, "num_experts is 6 but num_local_experts is 8"),
+        ({"num_experts_per_tok": 7}, "experts_per_token is 7 of 6 experts"),
+        ({"num_experts_per_tok": True}, "num_experts_per_tok is True"),
+        ({"moe_intermediate_size": 25}, r"experts.0.down_proj.weight has shape \(32, 24\), .* asks for \(32, 25\)"),
+        ({"moe_intermediate_size": None}, "moe_intermediate_size is None"),
+        ({"model_type": "qwen3"}, "weights are missing"),
+        ({"rope_theta": float("inf"), "rope_parameters": None}, "rope_theta is inf"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
+    ],
+)
+def test_a_wrong_mixture_is_named(changes: dict, message: str, tmp_path: Path) -> None:
+    hf.export(build(MIXTURE, 0), tmp_path / "model", eos_token_id=0)
+    edit(tmp_path / "model", **changes)
+    with pytest.raises(ConfigError, match=message):
+        hf.check(tmp_path / "model")
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.integers(1, 40) | st.floats() | st.text(max_size=5)
+
+
+@given(config=st.sampled_from([TINY, MIXTURE]), data=st.data())
+@settings(max_examples=80, deadline=None)
+def test_any_config_is_read_or_refused_in_one_line(
+    config: ModelConfig, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / f"any-{config.experts}"
+    if not folder.exists():
+        hf.export(build(config, 0), folder, eos_token_id=0)
+        (folder / "first.json").write_text((folder / "config.json").read_text())
+    raw = json.loads((folder / "first.json").read_text())
+    keys = data.draw(st.lists(st.sampled_from(sorted(raw)), min_size=1, max_size=3, unique=True))
+    changes = {key: data.draw(VALUES | st.lists(VALUES, max_size=2) | st.just(raw[key]), key) for key in keys}
+    (folder / "config.json").write_text(json.dumps(raw | changes))
+    try:
+        found, _ = hf.check(folder)
+    except ConfigError as error:
+        assert "\n" not in str(error)
+    else:
+        assert (found.layers, found.hidden_size, found.experts) == (config.layers, config.hidden_size, config.experts)
+
+
+def test_the_spelling_of_transformers_5_is_read(tmp_path: Path) -> None:
+    hf.export(build(MIXTURE, 0), tmp_path / "model", eos_token_id=0)
+    edit(tmp_path / "model", num_experts=None, num_local_experts=6)
+    assert hf.load(tmp_path / "model")[0] == MIXTURE
+
+
+@pytest.mark.parametrize("config", [TIED, replace(MIXTURE, tied_embeddings=True)], ids=["dense", "mixture"])
+def test_a_tied_model_may_hold_its_head_again(config: ModelConfig, tmp_path: Path) -> None:
+    model = perturbed(config)
     hf.export(model, tmp_path / "model", eos_token_id=0, dtype="float32")
     path = tmp_path / "model" / hf.SINGLE
     weights = load_file(path)
