@@ -9,6 +9,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -47,6 +48,18 @@ def open_read(path: str) -> IO[bytes]:
     if is_local(path):
         return Path(path.removeprefix("file://")).open("rb")
     return fsspec.open(path, "rb").open()
+
+
+@contextlib.contextmanager
+def local_folder(path: str) -> Iterator[str]:
+    """A small folder as a local one: itself, or a copy of a remote one that is gone when the block ends."""
+    if is_local(path):
+        yield path.removeprefix("file://")
+        return
+    fs, inner = filesystem(path)
+    with tempfile.TemporaryDirectory() as local:
+        fs.get(f"{inner.rstrip('/')}/", f"{local}/", recursive=True)
+        yield local
 
 
 @contextlib.contextmanager

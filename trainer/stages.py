@@ -66,7 +66,7 @@ def pretrain(job: Job) -> Output:
             )
         key = training_key(job, config)
         feeds = {span.stage.name: stage_feed(job, span.stage, shards, own.rank, own.count) for span in plan}
-        tokenizer = Tokenizer.load(job.inputs["tokenizer"])
+        tokenizer = _tokenizer(job)
         data = Data(
             feeds=feeds,
             validation=Sequences(job, VALIDATION, shards),
@@ -185,7 +185,7 @@ def evaluate(job: Job) -> Output:
         model,
         sequences,
         sample(sequences, job.recipe.evaluate.max_tokens),
-        token_bytes(Tokenizer.load(job.inputs["tokenizer"]), shards.padded_vocabulary_size),
+        token_bytes(_tokenizer(job), shards.padded_vocabulary_size),
         Ranks(0, 1, device),
         settings.micro_batch_tokens,
         unigram_nats(shards),
@@ -210,14 +210,15 @@ def export(job: Job) -> Output:
     settings, options = training_of(job.recipe), job.recipe.export
     model, step = trained_model(job, _device(settings))
     folder = Path(job.output)
-    tokenizer = Tokenizer.load(job.inputs["tokenizer"])
-    hf.export(
-        model,
-        folder / MODEL,
-        eos_token_id=tokenizer.end_of_document,
-        tokenizer_folder=job.inputs["tokenizer"],
-        dtype=options.dtype,
-    )
+    tokenizer = _tokenizer(job)
+    with paths.local_folder(job.inputs["tokenizer"]) as tokenizer_folder:
+        hf.export(
+            model,
+            folder / MODEL,
+            eos_token_id=tokenizer.end_of_document,
+            tokenizer_folder=tokenizer_folder,
+            dtype=options.dtype,
+        )
     samples = []
     for number, prompt in enumerate(options.prompts):
         samples.append(_samples(model, tokenizer, prompt, job.recipe.seed))
@@ -235,6 +236,11 @@ def _samples(model: Qwen3, tokenizer: Tokenizer, prompt: str, seed: int) -> dict
         "sampled": continue_text(model, tokenizer, prompt, tokens, SAMPLE_TEMPERATURE, seed=seed)[len(prompt) :],
         "temperature": SAMPLE_TEMPERATURE,
     }
+
+
+def _tokenizer(job: Job) -> Tokenizer:
+    with paths.local_folder(job.inputs["tokenizer"]) as folder:
+        return Tokenizer.load(folder)
 
 
 def _device(settings: Pretrain) -> torch.device:

@@ -3,10 +3,8 @@
 The text is read once, in batches of a few megabytes, and encoded on one thread per worker.
 """
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import apache_beam as beam
 import pyarrow as pa
@@ -82,10 +80,7 @@ def _count(rows: pa.RecordBatch, counts: Counter[str], languages: Counter[str]) 
 
 def load_tokenizer(folder: str) -> Tokenizer:
     """The tokenizer of a dataset, wherever that lies."""
-    if paths.is_local(folder):
-        return Tokenizer.load(folder.removeprefix("file://"))
-    with tempfile.TemporaryDirectory() as local:
-        Path(local, "tokenizer.json").write_text(paths.read_text(paths.join(folder, "tokenizer.json")), "utf-8")
+    with paths.local_folder(folder) as local:
         return Tokenizer.load(local)
 
 
