@@ -1,19 +1,24 @@
 """Generation against uncached passes and against transformers."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
+from benchmarks.parity import pinned
 from schemas.errors import ConfigError
 from trainer import hf
 from trainer.generate import generate, kept
-from trainer.model.qwen3 import Qwen3, build
+from trainer.model.qwen3 import Cache, Qwen3, build
 from trainer.model.sizes import ModelConfig
+from trainer.prompt import continue_text, load_model
+from trainer.stages import pretrain
 
 torch.set_num_threads(1)
 
@@ -29,12 +34,24 @@ TINY = ModelConfig(
     max_position=64,
     init_std=0.2,
 )
+MIXTURE = replace(TINY, intermediate_size=24, experts=8, experts_per_token=3)
 PROMPT = [5, 17, 99, 3, 42]
 
 
-@pytest.fixture(scope="module")
-def model() -> Qwen3:
-    return build(TINY, 0)
+@pytest.fixture(scope="module", params=[TINY, MIXTURE], ids=["dense", "mixture"])
+def model(request: pytest.FixtureRequest) -> Qwen3:
+    return build(request.param, 0)
+
+
+def test_the_cache_changes_nothing(model: Qwen3) -> None:
+    """A prompt read in pieces of any length gives the logits of one pass, at every position."""
+    tokens = torch.randint(101, (2, 24), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = model.logits(model(tokens))
+        for pieces in ([24], [7, 1, 1, 15], [1] * 24):
+            cache = Cache(model.config, 2, 24, tokens.device, torch.float32)
+            logits = torch.cat([model.logits(model(part, cache=cache)) for part in tokens.split(pieces, dim=1)], dim=1)
+            torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-5)
 
 
 def test_greedy_equals_uncached_passes(model: Qwen3) -> None:
@@ -48,7 +65,7 @@ def test_greedy_equals_uncached_passes(model: Qwen3) -> None:
 @pytest.mark.parametrize("prompt", [PROMPT, [0], list(range(40))])
 def test_greedy_equals_transformers(model: Qwen3, prompt: list[int], tmp_path: Path) -> None:
     hf.export(model, tmp_path / "model", eos_token_id=0, dtype="float32")
-    theirs = Qwen3ForCausalLM.from_pretrained(tmp_path / "model", attn_implementation="sdpa")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model", **pinned(model.config))
     inputs = torch.tensor([prompt])
     output = theirs.generate(
         inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=20, do_sample=False, pad_token_id=0
@@ -110,3 +127,22 @@ def test_top_k_and_top_p_equal_transformers(values: list[float], top_k: int | No
 def test_what_cannot_be_generated_is_named(model: Qwen3, arguments: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         generate(model, **({"token_ids": PROMPT, "max_new_tokens": 5} | arguments))
+
+
+def test_a_mixture_is_found_as_a_checkpoint_and_as_an_export(toy: Any) -> None:
+    fields = toy.recipe["pretrain"]["model"] | {"intermediate_size": 16, "experts": 4, "experts_per_token": 2}
+    job = toy.job(model=fields, stages=toy.recipe["pretrain"]["stages"][:1])
+    pretrain(job)
+    trained, tokenizer = load_model(job.output)
+    assert (trained.config.experts, trained.config.experts_per_token) == (4, 2)
+    hf.export(
+        trained,
+        toy.root / "model",
+        eos_token_id=tokenizer.end_of_document,
+        tokenizer_folder=job.inputs["tokenizer"],
+        dtype="float32",
+    )
+    exported, again = load_model(str(toy.root / "model"))
+    texts = [continue_text(each, tokenizer, "the sea", 20) for each in (trained, exported)]
+    assert texts[0] == texts[1] and texts[0].startswith("the sea")
+    assert again.encode("the sea") == tokenizer.encode("the sea")
