@@ -484,7 +484,7 @@ def in_save(root: Path, chance: random.Random) -> Callable[[], bool]:
 
 
 def test_killed_at_any_moment_and_started_again_the_run_is_the_same(toy: Any) -> None:
-    check_kills(toy, 6, seed=1)
+    check_kills(toy, 4, seed=1)
 
 
 @pytest.mark.slow
