@@ -252,6 +252,16 @@ def sign(folder: Path) -> None:
     (folder / MANIFEST).write_text(canonical_json(entries))
 
 
+def empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def no_tensors(folder: Path) -> None:
+    (folder / MODEL).write_bytes(b"none")
+    sign(folder)
+
+
 def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     tensors = load_file(folder / MODEL)
     change(tensors)
@@ -265,7 +275,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
         for damage in (flip, cut, Path.unlink)
         for name in (MODEL, OPTIMIZER, STATE, MANIFEST)
     },
-    "no files": lambda folder: [path.unlink() for path in folder.iterdir()],
+    "no files": empty,
     "empty manifest": lambda folder: (folder / MANIFEST).write_text("{}"),
     "list as manifest": lambda folder: (folder / MANIFEST).write_text("[]"),
     "foreign file": lambda folder: save_file({"more": torch.zeros(2)}, folder / "more.safetensors"),
@@ -273,7 +283,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "foreign type": lambda folder: change_tensors(folder, lambda t: t.update({"norm.weight": torch.zeros(16).half()})),
     "missing tensor": lambda folder: change_tensors(folder, lambda t: t.pop("norm.weight")),
     "foreign tensor": lambda folder: change_tensors(folder, lambda t: t.update({"more": torch.zeros(1)})),
-    "no tensors": lambda folder: ((folder / MODEL).write_bytes(b"none"), sign(folder)),
+    "no tensors": no_tensors,
 }
 
 
