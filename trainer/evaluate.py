@@ -13,7 +13,7 @@ import torch
 
 from schemas.documents import TRAIN
 from tokenizer.qwen import Tokenizer
-from trainer.data import Batch, Sequences, epoch_order
+from trainer.data import Batch, Sequences, epoch_order, prefetch
 from trainer.loss import chunked_cross_entropy
 from trainer.model.moe import Routing
 from trainer.model.qwen3 import Qwen3
@@ -114,8 +114,9 @@ def measure(
     nats = torch.from_numpy(np.zeros(len(token_bytes)) if unigram is None else unigram).to(ranks.device)
     mine = chosen[ranks.rank :: ranks.count]
     step = max(1, micro_batch_tokens // sequences.length)
-    for begin in range(0, len(mine), step):
-        batch = sequences.read(mine[begin : begin + step]).to(ranks.device)
+    steps = -(-len(mine) // step)
+    for read in prefetch(lambda number: sequences.read(mine[number * step : (number + 1) * step]), 0, steps):
+        batch = read.to(ranks.device)
         _, nll_BT = batch_loss(model, batch)
         label_BT = batch.labels_BT.clamp(min=0)
         sums += group_sums(batch, (nll_BT, sizes[label_BT], nats[label_BT]), groups)

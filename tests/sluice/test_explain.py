@@ -1,8 +1,9 @@
-"""Provenance and exclusion on a small run of all stages up to training, made by the real command line."""
+"""Provenance and exclusion on a small run of all stages up to training, some of it through the real command line."""
 
 import json
 import random
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from schemas.job import Job
 from schemas.manifest import read_manifest
 from schemas.recipe import load_recipe
 from sluice.commands import run_stage
-from sluice.explain import explain_batch
-from sluice.road import STAGES
+from sluice.explain import BAD_STEPS, explain_batch
+from sluice.road import ROAD, STAGES
 from sluice.run import find_given, inspect
+from sluice.run import run as run_stages
 from tests.sluice.test_commands import WORDS
 
 RECIPE = """\
@@ -54,7 +56,7 @@ pretrain:
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory, sluice):
+def packed(tmp_path_factory):
     """A recipe and its run up to the packed sequences, which the tests read and copy, never change."""
     folder = tmp_path_factory.mktemp("explain")
     draw = random.Random(5)
@@ -67,7 +69,7 @@ def packed(tmp_path_factory, sluice):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     recipe = folder / "small.yaml"
     recipe.write_text(RECIPE.format(folder=folder))
-    sluice("run", recipe, "--output", folder / "run", "--until", "pack")
+    run_stages(load_recipe(recipe), str(folder / "run"), ROAD[:10])
     return recipe, folder / "run"
 
 
@@ -130,8 +132,7 @@ def test_a_document_is_printed_with_the_steps_that_read_it(packed, explained, ca
 
 
 def test_steps_are_done_or_to_come_or_left_out(copy, explained):
-    from trainer.guard import FILE
-
+    assert f'FILE = "{BAD_STEPS}"' in Path(__file__).parents[2].joinpath("trainer/guard.py").read_text()
     _, run = copy
     recipe, given = load_recipe(run / "recipe.yaml"), find_given(str(run))
     # Killed in step 17, after a bad step 9 and another one, 14, that went back to the weights of step 12.
@@ -140,7 +141,7 @@ def test_steps_are_done_or_to_come_or_left_out(copy, explained):
     (training / "key").write_text(inspect(recipe, str(run), STAGES["pretrain"], given).key)
     (training / "metrics.jsonl").write_text("".join(json.dumps({"step": step}) + "\n" for step in range(17)))
     bad = [{"step": 9, "back_to_step": None}, {"step": 14, "back_to_step": 12}]
-    (training / FILE).write_text("".join(json.dumps(line) + "\n" for line in bad))
+    (training / BAD_STEPS).write_text("".join(json.dumps(line) + "\n" for line in bad))
     states = {step: explained(run, step=step)["state"] for step in range(1, 26)}
     assert [step for step, state in states.items() if state == "left out"] == [9, 13, 14]
     assert [step for step, state in states.items() if state == "to come"] == list(range(17, 26))
@@ -187,7 +188,7 @@ def test_excluded_documents_leave_every_batch_and_nothing_is_tokenized(copy, tmp
     (lists / "small.yaml").write_text(yaml.safe_dump(text))
     tokens = {path: path.stat().st_mtime_ns for path in (run / "tokenize").rglob("*")}
 
-    done = sluice("run", lists / "small.yaml", "--output", run, "--until", "pack")
+    done = sluice("pack", lists / "small.yaml", "--output", run)
     assert [line.split()[1] for line in done.stdout.splitlines() if "up to date" in line][-1] == "tokenize"
     assert "no document has 1 of the ids: nobody" in done.stderr and "excluded 3, unknown ids 1" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in (run / "tokenize").rglob("*")} == tokens
