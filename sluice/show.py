@@ -24,7 +24,7 @@ from sluice.road import ROAD, STAGES, Stage, stages_of
 from sluice.run import KEY_FILE, RECIPE_FILE, UNFINISHED, describe, inspect, read_executions
 from sluice.summary import find_stale, last_execution, require_run
 from sluice.text import ELLIPSIS, aligned, printable, short
-from trainer.model.sizes import model_config
+from trainer.model.sizes import ModelConfig, model_config
 from trainer.planner import training_flops
 
 TABLES = (".parquet", ".arrow", ".jsonl")
@@ -505,7 +505,7 @@ def estimate_seconds(stage: Stage, recipe: Recipe, folder: str, tokens: int) -> 
     executions = reversed(read_executions(folder))
     last: dict[str, Any] = next((e for e in executions if e.get("stage") == stage.name and "seconds" in e), {})
     if stage.name == "pretrain" and recipe.pretrain is not None:
-        work = _operations(recipe.pretrain, vocabulary_rows(recipe, folder)[0])
+        work = _operations(recipe.pretrain, model_config(recipe.pretrain, vocabulary_rows(recipe, folder)[0]))
         before = _work_of(existing) if existing is not None and existing.key == last.get("key") else 0.0
         if before:
             return float(last["seconds"]) * work / before
@@ -519,15 +519,16 @@ def estimate_seconds(stage: Stage, recipe: Recipe, folder: str, tokens: int) -> 
 def _work_of(manifest: Manifest) -> float:
     """Operations of a finished training; 0 if it was written by another version."""
     try:
-        section = Pretrain.model_validate({key: value for key, value in manifest.config.items() if key != "seed"})
-        return _operations(section, int(manifest.extra["model"]["vocabulary_size"]))
-    except (ValueError, KeyError, TypeError):
+        section = {key: value for key, value in manifest.config.items() if key != "seed"}
+        section["model"] = section["model"] or {"path": "."}  # of a model in a folder the place is not recorded
+        return _operations(Pretrain.model_validate(section), ModelConfig(**manifest.extra["model"]))
+    except (ConfigError, ValueError, KeyError, TypeError):
         return 0.0
 
 
-def _operations(pretrain: Pretrain, rows: int) -> float:
+def _operations(pretrain: Pretrain, config: ModelConfig) -> float:
     """Of a whole training, with those that are done twice."""
-    return float(sum(training_flops(pretrain, model_config(pretrain, rows))))
+    return float(sum(training_flops(pretrain, config)))
 
 
 def _about(seconds: float) -> str:

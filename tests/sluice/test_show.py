@@ -4,6 +4,7 @@ import fcntl
 import io
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from sluice.run import inspect
 from sluice.show import explain, format_value, plan_run, show_dataset, show_status, states
 from sluice.summary import require_run
 from tests.sluice import made_runs
+from trainer.model.sizes import model_config
 
 
 @pytest.fixture
@@ -248,7 +250,7 @@ def test_estimates(sources, tmp_path):
     assert show.estimate_tokens(recipe, str(folder), plan_run(recipe, str(folder))) == (1250, False)
     finish(recipe, folder, "pretrain")
     manifest = read_manifest(str(folder / "pretrain"))
-    extra = {"model": {"vocabulary_size": 151_936}}
+    extra = {"model": asdict(model_config(recipe.pretrain, 151_936))}
     write_manifest(str(folder / "pretrain"), manifest.model_copy(update={"extra": extra}))
     (folder / "run.json").write_text(
         json.dumps({"executions": [{"stage": "pretrain", "key": manifest.key, "seconds": 100.0}]})
