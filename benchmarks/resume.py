@@ -1,9 +1,9 @@
 """Time until a training goes on, early and late in it; and how long a step waits for a checkpoint.
 
-    python -m benchmarks.resume [--consumed 1000 1000000] [--documents 20000] [--rounds 7]
+    python -m benchmarks.resume [--consumed 1000 1000000] [--sequences 1100000] [--rounds 7]
 
 What going on computes, for a run that stands after so many sequences: the newest checkpoint is checked and loaded, the
-metrics are cut off after its step, and the order of the sequences and the first batch are made. Runs alternate and
+metrics are cut off after its step, and the order of a pack's sequences and the first batch are made. Runs alternate and
 medians are shown, so that a busy machine slows all alike. The model is Qwen3's shape with about 10 M parameters.
 """
 
@@ -62,7 +62,7 @@ def stand(folder: Path, consumed: int) -> None:
 def go_on(folder: Path, job: Job) -> dict[str, float]:
     """Seconds of each part of it."""
     model, optimizer = trained()
-    sequences = Sequences(job, "s1", TokenShards(job))
+    sequences = Sequences(job, "large", TokenShards(job))
     for number in range(0, sequences.count, max(1, sequences.count // 500)):
         sequences.read([number])  # opens and checks the shards, wherever the run stands
     times = [time.perf_counter()]
@@ -93,13 +93,13 @@ def save(root: Path) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--consumed", type=int, nargs="+", default=[1_000, 1_000_000])
-    parser.add_argument("--documents", type=int, default=20_000)
+    parser.add_argument("--sequences", type=int, default=1_100_000)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        job = write_datasets(folder, options.documents, LENGTH)
+        job = write_datasets(folder, 60, 4_000_000, LENGTH, options.sequences)
         runs = {consumed: folder / f"after-{consumed}" for consumed in options.consumed}
         for consumed, run in runs.items():
             stand(run, consumed)
