@@ -23,15 +23,19 @@ LEAST = 16  # steps that must have been seen before one can stand out
 
 @dataclass
 class History:
-    """Of the last good steps, oldest first; `skipped` counts the bad ones since the start."""
+    """Of the last steps of the stage, oldest first; `skipped` counts the bad ones since the start of the run.
+
+    Bad ones are among them as far as they are finite, or a lasting change could never become what is usual.
+    """
 
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     skipped: int = 0
 
     def add(self, loss: float, norm: float, window: int) -> None:
-        self.losses = [*self.losses, loss][-window:]
-        self.norms = [*self.norms, norm][-window:]
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.losses = [*self.losses, loss][-window:]
+            self.norms = [*self.norms, norm][-window:]
 
 
 def fault(settings: Guard, history: History, loss: float, norm: float) -> str | None:

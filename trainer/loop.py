@@ -233,6 +233,8 @@ class _Run:
     def stage(self, span: Span, terminated: threading.Event) -> None:
         """From where the run stands to the end of a stage."""
         self.model.set_rope_base(span.rope_base or self.model.config.rope_base)
+        if self.step == span.begin:
+            self.history = guard.History(skipped=self.history.skipped)  # other data, so other losses
         feed = self.data.feeds[span.stage.name]
         batches = prefetch(feed.batch, self.step - span.begin, span.steps)
         with contextlib.closing(batches):
@@ -311,8 +313,8 @@ class _Run:
         fault = guard.fault(self.pretrain.guard, self.history, loss_mean, grad_norm)
         routers = load_balance.stats() if load_balance is not None else None
         result = StepResult(loss_mean, grad_norm, nll, sizes, counts, routers, fault, bool(stop))
+        self.history.add(loss_mean, grad_norm, self.pretrain.guard.window)
         if fault is None:
-            self.history.add(loss_mean, grad_norm, self.pretrain.guard.window)
             clip_grads_with_norm_(parameters, settings.clip, norm)
             self.optimizer.step()
         else:

@@ -55,6 +55,29 @@ def test_few_steps_are_no_measure() -> None:
     assert fault(Guard(deviations=6), history, 100.0, 1.0) is not None
 
 
+def test_a_lasting_change_becomes_what_is_usual() -> None:
+    settings, history = Guard(deviations=4, window=16), History()
+    faults = []
+    for step in range(60):
+        loss = (1.0 if step < 30 else 3.0) + 0.01 * (step % 3)
+        faults.append(fault(settings, history, loss, 1.0 + 0.01 * (step % 3)) is not None)
+        history.add(loss, 1.0 + 0.01 * (step % 3), settings.window)
+    assert faults[30] and not any(faults[:30]) and not any(faults[46:])
+
+
+def test_another_stage_is_judged_by_its_own_steps(toy: Any) -> None:
+    """Losses of the second stage would all stand out from those of the first, which is at its end by then."""
+    first, second = toy.recipe["pretrain"]["stages"]
+    stages = [first | {"tokens": 40 * 4 * 32}, second | {"tokens": 20 * 2 * 64}]
+    job = toy.job("stages", stages=stages, guard={"policy": "skip", "deviations": 50.0, "window": 16})
+    pretrain(job)
+    newest = checkpoint.newest(Path(job.output) / "checkpoints")
+    assert newest is not None
+    assert len(newest[1]["guard"]["losses"]) == 16
+    at_the_seam = json.loads((Path(job.output) / "checkpoints/step-0000040/state.json").read_text())
+    assert not set(at_the_seam["guard"]["losses"]) & set(newest[1]["guard"]["losses"])
+
+
 def job_with(toy: Any, name: str, policy: str, **more: Any) -> Any:
     stages = [toy.recipe["pretrain"]["stages"][0] | {"tokens": 40 * 4 * 32}]
     options = {"checkpoint_every": 1, "keep_checkpoints": 100, "guard": TOUCHY | {"policy": policy}, "stages": stages}
