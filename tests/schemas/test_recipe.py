@@ -69,6 +69,9 @@ def test_the_resolved_recipe_loads_to_the_same_recipe(recipe, tmp_path):
         ("tokens: 1e6", "token: 1", 13, ["pretrain.stages.0.token", "unknown key", "tokens"]),
         ("qwen3-0.6b", "qwen3-0.5b", 10, ["pretrain.model", "'qwen3-0.6b'", "'qwen3-0.5b'"]),
         ("qwen3-0.6b", "{layers: 3}", 10, ["pretrain.model", "missing"]),
+        ("qwen3-0.6b", "{layer: 3}", 10, ["pretrain.model.layer:", "unknown key", "hidden_size", "layers"]),
+        ("qwen3-0.6b", "{path: q, layers: 3}", 10, ["pretrain.model.layers", "unknown key; allowed here: path"]),
+        ("qwen3-0.6b", "{path: 3}", 10, ["pretrain.model.path", "string", "3"]),
         ("    path: documents\n", "", 3, ["sources.0", "needs a `path`"]),
         ("name: small", "name: Small Run", 1, ["name", "pattern"]),
         ("name: small", "name: [", 3, ["not valid YAML"]),
@@ -86,6 +89,16 @@ def test_what_is_wrong_is_told_in_one_line_with_file_line_key_and_what_is_allowe
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_a_model_to_train_on_from_brings_its_tokenizer(recipe):
+    path = recipe(GOOD.replace("qwen3-0.6b", "{path: ../qwen3}"))
+    folder = str(path.parent / "../qwen3")
+    loaded = load_recipe(path)
+    assert (loaded.pretrain.model.path, loaded.tokenizer.path) == (folder, folder)
+    assert loaded.pretrain.stages[0].rope_base is None  # its own
+    other = load_recipe(path, ("tokenizer.path=mine",))
+    assert (other.pretrain.model.path, other.tokenizer.path) == (folder, str(path.parent / "mine"))
 
 
 def test_a_file_that_is_no_recipe(tmp_path):

@@ -1,6 +1,9 @@
 """Export and import against transformers, and against folders that are wrong."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -204,6 +207,56 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="eos_token_id 101"):
         hf.export(build(TINY, 0), tmp_path / "model", eos_token_id=101)
     assert not list(tmp_path.iterdir())
+
+
+MEMORY = """
+import re, sys, threading
+from pathlib import Path
+from trainer import hf
+from trainer.model.qwen3 import build
+from trainer.model.sizes import ModelConfig
+
+def anonymous():
+    return 1024 * int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+def grown(work):
+    done, most, before = threading.Event(), [0], anonymous()
+    def watch():
+        while not done.wait(0.002):
+            most[0] = max(most[0], anonymous())
+    thread = threading.Thread(target=watch)
+    thread.start()
+    result = work()
+    done.set()
+    thread.join()
+    print((most[0] - before) / size)
+    return result
+
+folder, config = sys.argv[1], ModelConfig(**eval(sys.argv[2]))
+model = build(config, 0)
+size = sum(parameter.nbytes for parameter in model.parameters())
+for dtype in ("bfloat16", "float32"):
+    grown(lambda: hf.export(model, f"{folder}/{dtype}", eos_token_id=0, dtype=dtype, max_shard_bytes=20_000_000))
+del model
+for dtype in ("bfloat16", "float32"):
+    grown(lambda: hf.load(f"{folder}/{dtype}"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_weights_are_in_memory_once(tmp_path: Path) -> None:
+    config = replace(MIXTURE, vocabulary_size=8192, hidden_size=512, intermediate_size=512, experts=32, layers=2)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path), repr(config.__dict__)],
+        env=os.environ | {"PYTHONPATH": ".", "MALLOC_MMAP_THRESHOLD_": "65536"},  # what is freed does not stay
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *written, first, second = map(float, done.stdout.split())
+    assert max(written) < 0.3  # a file's worth, not a model's; of 236 MB
+    assert 0.9 < first < 1.2 and 0.9 < second < 1.2  # no mapped file counts
 
 
 # folders that are wrong -----------------------------------------------------------------------------------------
