@@ -147,10 +147,8 @@ def test_a_balanced_load_is_one(experts: Any) -> None:
     assert stats.load_LE == pytest.approx(1)
 
 
-@pytest.mark.parametrize("exact", [True, False])
-def test_a_run_logs_its_routers_and_goes_on_as_it_was(experts: Any, exact: bool) -> None:
-    settings = experts.recipe["pretrain"]["optimizer"] | {"balance_exact": exact}
-    job = experts.job("once", optimizer=settings, micro_batch_tokens=64, activation_checkpointing="selective")
+def test_a_run_logs_its_routers_and_goes_on_as_it_was(experts: Any) -> None:
+    job = experts.job("once", micro_batch_tokens=64, activation_checkpointing="selective")
     pretrain(job)
     lines = metrics.read(Path(job.output))
     for line in lines[1:]:
@@ -163,7 +161,7 @@ def test_a_run_logs_its_routers_and_goes_on_as_it_was(experts: Any, exact: bool)
     for layer in full[-1]["expert_load"]:
         assert sum(layer) == pytest.approx(6, abs=0.01)
 
-    again = experts.job("again", optimizer=settings, micro_batch_tokens=64, activation_checkpointing="selective")
+    again = experts.job("again", micro_batch_tokens=64, activation_checkpointing="selective")
     (Path(again.output) / "checkpoints").mkdir()
     (Path(job.output) / "checkpoints/step-0000007").rename(Path(again.output) / "checkpoints/step-0000007")
     pretrain(again)
@@ -191,7 +189,7 @@ def test_training_balances_a_router_that_was_not(experts: Any) -> None:
     """The same run with and without the loss: with it the busiest expert is less busy."""
     busiest = {}
     for coefficient in (0.0, 0.3):
-        stage = experts.recipe["pretrain"]["stages"][0] | {"tokens": 40 * 4 * 32}
+        stage = experts.recipe["pretrain"]["stages"][0] | {"tokens": 25 * 4 * 32}
         job = experts.job(f"c{coefficient}", stages=[stage], optimizer={"balance_loss": coefficient})
         pretrain(job)
         lines = metrics.read(Path(job.output))[-10:]
