@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from trainer.model.moe import compute_dtype
+
 IGNORE = -100  # a label that counts nowhere
 
 
@@ -12,7 +14,7 @@ def chunked_cross_entropy(
     hidden_ND: torch.Tensor,
     weight_VD: torch.Tensor,
     labels_N: torch.Tensor,
-    chunk: int = 1024,
+    chunk: int = 512,
     z_loss: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The summed loss of N tokens, and each token's negative log-likelihood, with at most chunk x V logits alive.
@@ -47,31 +49,41 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         z_loss: float,
         tracked: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        nll_N = torch.empty(labels_N.shape, dtype=torch.float32, device=hidden_ND.device)
-        z = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+        device = hidden_ND.device
+        nll_N = torch.empty(labels_N.shape, dtype=torch.float32, device=device)
+        z = torch.zeros((), dtype=torch.float32, device=device)
         need_hidden, need_weight = (tracked and need for need in ctx.needs_input_grad[:2])
         grad_hidden_ND = torch.empty_like(hidden_ND) if need_hidden else None
         # Summed over chunks, so in float32 even if the model is not.
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if need_weight else None
+        dtype = compute_dtype(hidden_ND)
+        weight = weight_VD.to(dtype)
+        space = torch.empty(min(chunk, len(labels_N)), len(weight), dtype=dtype, device=device)  # of every chunk
 
         for begin in range(0, len(labels_N), chunk):
             rows = slice(begin, begin + chunk)
-            hidden, labels = hidden_ND[rows], labels_N[rows]
+            labels = labels_N[rows]
             valid = labels != IGNORE
             targets = torch.where(valid, labels, 0)[:, None]
-            logits = (hidden @ weight_VD.T).float()
-            lse = logits.logsumexp(-1)
-            nll_N[rows] = torch.where(valid, lse - logits.gather(1, targets)[:, 0], 0)
+            # A row that counts nowhere may hold anything, and infinity times zero is no zero.
+            hidden = hidden_ND[rows].to(dtype).masked_fill(~valid[:, None], 0)
+            logits = torch.mm(hidden, weight.T, out=space[: len(labels)]).float()
+            right = logits.gather(1, targets)[:, 0]
+            top = logits.amax(-1)
+            exponential = logits.sub_(top[:, None]).exp_()  # in the memory of the logits, as all that follows
+            total = exponential.sum(-1)
+            lse = top + total.log()
+            nll_N[rows] = torch.where(valid, lse - right, 0)
             z += torch.where(valid, lse.square(), 0).sum()
             if not (need_hidden or need_weight):
                 continue
-            gradient = logits.sub_(lse[:, None]).exp_()  # the probabilities, in the memory of the logits
-            gradient *= (1 + 2 * z_loss * lse)[:, None]
-            gradient.scatter_add_(1, targets, torch.full_like(lse, -1.0)[:, None])
-            gradient = gradient.masked_fill_(~valid[:, None], 0).to(hidden.dtype)
+            gradient = exponential.mul_((valid * (1 + 2 * z_loss * lse) / total)[:, None])
+            gradient = gradient.scatter_add_(1, targets, -valid.float()[:, None]).to(dtype)
             if grad_hidden_ND is not None:
-                grad_hidden_ND[rows] = gradient @ weight_VD
-            if grad_weight_VD is not None:
+                grad_hidden_ND[rows] = gradient @ weight
+            if grad_weight_VD is not None and dtype == torch.float32:
+                grad_weight_VD.addmm_(gradient.T, hidden)
+            elif grad_weight_VD is not None:
                 grad_weight_VD += gradient.T @ hidden
 
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)

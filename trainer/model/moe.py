@@ -40,7 +40,7 @@ class Experts(nn.Module):
         The share of an expert in its token's output is multiplied in before the last projection, where rows are
         narrower.
         """
-        dtype = _compute_dtype(x_SC)
+        dtype = compute_dtype(x_SC)
         x_SC, (gate, up, down) = x_SC.to(dtype), (weight.to(dtype).mT for weight in self.parameters())
         gate_SI = F.grouped_mm(x_SC, gate, offs=ends_E)
         up_SI = F.grouped_mm(x_SC, up, offs=ends_E)
@@ -105,8 +105,8 @@ def _load(expert_NK: torch.Tensor, counted_N: torch.Tensor, experts: int) -> tor
     return load_E.index_add_(0, expert_NK.flatten(), counted_N.repeat_interleave(expert_NK.shape[1]))
 
 
-def _compute_dtype(x: torch.Tensor) -> torch.dtype:
-    """What autocast computes products in here; it does not know grouped_mm."""
+def compute_dtype(x: torch.Tensor) -> torch.dtype:
+    """What autocast computes matrix products in here, for operations that it does not know."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 

@@ -1,6 +1,9 @@
 """Rotary position embeddings (arXiv 2104.09864), halves rotated as in the published Qwen3 weights."""
 
+from typing import Any
+
 import torch
+from torch.autograd.function import once_differentiable
 
 
 def rotation(positions_BT: torch.Tensor, head_dim: int, base: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -16,7 +19,30 @@ def rotation(positions_BT: torch.Tensor, head_dim: int, base: float) -> tuple[to
 
 def rotate(x_BHTD: torch.Tensor, cos_BTD: torch.Tensor, sin_BTD: torch.Tensor) -> torch.Tensor:
     """Turn every head of queries or keys. In float32: bfloat16 angles would blur positions of a long context."""
+    return _Rotate.apply(x_BHTD, cos_BTD, sin_BTD)
+
+
+class _Rotate(torch.autograd.Function):
+    # A rotation is undone by the opposite angle, so backward is forward with the sines negated and keeps nothing but
+    # the table that all layers share.
+
+    @staticmethod
+    def forward(ctx: Any, x_BHTD: torch.Tensor, cos_BTD: torch.Tensor, sin_BTD: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(cos_BTD, sin_BTD)
+        return _turned(x_BHTD, cos_BTD, sin_BTD, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BHTD: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        cos_BTD, sin_BTD = ctx.saved_tensors
+        return _turned(grad_BHTD, cos_BTD, sin_BTD, -1), None, None
+
+
+def _turned(x_BHTD: torch.Tensor, cos_BTD: torch.Tensor, sin_BTD: torch.Tensor, sign: int) -> torch.Tensor:
     x = x_BHTD.float()
-    first, second = x.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return (x * cos_BTD[:, None] + turned * sin_BTD[:, None]).to(x_BHTD.dtype)
+    y = x * cos_BTD[:, None]
+    half = x.shape[-1] // 2
+    sin = sin_BTD[:, None, :, :half]
+    y[..., :half].addcmul_(x[..., half:], sin, value=-sign)
+    y[..., half:].addcmul_(x[..., :half], sin, value=sign)
+    return y.to(x_BHTD.dtype)
