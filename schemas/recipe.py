@@ -408,7 +408,9 @@ class Guard(Section):
         description="Also bad: loss or gradient norm this many standard deviations above its mean over the last steps "
         "(6 is usual); absent: only what is not finite.",
     )
-    window: int = Field(128, ge=16, le=10_000, description="Steps of the stage that the mean and the deviation are taken of.")
+    window: int = Field(
+        128, ge=16, le=10_000, description="Steps of the stage that the mean and the deviation are taken of."
+    )
     most: int = Field(20, ge=1, description="Bad steps after which the run fails whatever the policy.")
 
 
