@@ -79,6 +79,10 @@ def model_plan(model: str) -> dict[str, Any]:
         recipe = load_recipe(model)
         name, tokens = recipe.name, recipe.tokenizer.vocabulary_size
         config = model_config(training_of(recipe), embedding_rows(tokens))
+        if isinstance(training_of(recipe).model, ModelFolder):
+            tokens = (
+                config.vocabulary_size
+            )  # the rows are the folder's; how many of them have a token its tokenizer says
         lengths = tuple(sorted({stage.sequence_length for stage in training_of(recipe).stages}))
     else:
         raise ConfigError(f"{model}: is no published model; known are {', '.join(SIZES)}. Or give a recipe (.yaml)")
