@@ -364,6 +364,7 @@ class Optimizer(Section):
     beta2: float = Field(0.95, ge=0, lt=1)
     epsilon: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0, description="Not applied to norms.")
+    decay_embedding: bool = Field(True, description="Weight decay of the embedding, and so of a tied head.")
     clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     z_loss: float = Field(
         0.0, ge=0, description="Coefficient of the squared log-normaliser of the logits; off at 0, 1e-5 is usual."
@@ -432,6 +433,10 @@ class ModelFields(Section):
     def _divides(self) -> "ModelFields":
         if bool(self.experts) != bool(self.experts_per_token) or self.experts_per_token > self.experts:
             raise ValueError(f"experts_per_token ({self.experts_per_token}) must be from 1 to experts ({self.experts})")
+        if self.experts and (self.hidden_size % 8 or self.intermediate_size % 8):
+            raise ValueError(
+                "hidden_size and intermediate_size of a model with experts must be multiples of 8 (a GPU's)"
+            )
         if self.heads % self.kv_heads:
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         if self.head_dim % 2:

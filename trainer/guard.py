@@ -23,19 +23,27 @@ LEAST = 16  # steps that must have been seen before one can stand out
 
 @dataclass
 class History:
-    """Of the last steps of the stage, oldest first; `skipped` counts the bad ones since the start of the run.
-
-    Bad ones are among them as far as they are finite, or a lasting change could never become what is usual.
-    """
+    """Of the last steps of the stage, oldest first; `skipped` counts the bad ones since the start of the run."""
 
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     skipped: int = 0
 
-    def add(self, loss: float, norm: float, window: int) -> None:
+    def add(self, settings: Guard, loss: float, norm: float) -> None:
+        """Remember a step, as far as it is finite, and a bad one as no more than just bad.
+
+        Left out, a lasting change could never become what is usual; as it was, one spike would hide the next.
+        """
         if math.isfinite(loss) and math.isfinite(norm):
-            self.losses = [*self.losses, loss][-window:]
-            self.norms = [*self.norms, norm][-window:]
+            self.losses = [*self.losses, min(loss, _limit(settings, self.losses))][-settings.window :]
+            self.norms = [*self.norms, min(norm, _limit(settings, self.norms))][-settings.window :]
+
+
+def _limit(settings: Guard, before: list[float]) -> float:
+    """The largest value that does not stand out from those before; infinite while they are too few to tell."""
+    if settings.deviations is None or len(before) < min(LEAST, settings.window):
+        return math.inf
+    return statistics.fmean(before) + settings.deviations * statistics.pstdev(before)
 
 
 def fault(settings: Guard, history: History, loss: float, norm: float) -> str | None:
@@ -43,13 +51,10 @@ def fault(settings: Guard, history: History, loss: float, norm: float) -> str | 
     for what, value, before in (("loss", loss, history.losses), ("norm of the gradient", norm, history.norms)):
         if not math.isfinite(value):
             return f"the {what} is {value}"
-        if settings.deviations is None or len(before) < min(LEAST, settings.window):
-            continue
-        mean, spread = statistics.fmean(before), statistics.pstdev(before)
-        if value > mean + settings.deviations * spread:
+        if value > (limit := _limit(settings, before)):
             return (
-                f"the {what} is {value:.4g}, more than {settings.deviations:g} standard deviations ({spread:.3g}) "
-                f"above the mean of the last {len(before)} steps ({mean:.4g})"
+                f"the {what} is {value:.4g}, above {limit:.4g}: {settings.deviations:g} standard deviations over the "
+                f"mean ({statistics.fmean(before):.4g}) of the last {len(before)} steps"
             )
     return None
 
@@ -67,8 +72,8 @@ def norms_by_layer(model: nn.Module) -> dict[str, float]:
 
 
 def write(folder: Path, record: dict[str, Any]) -> None:
-    """Append a record; numbers that JSON does not have become words."""
-    line = json.dumps(_plain(record), sort_keys=True, allow_nan=False)
+    """Append a record to the file."""
+    line = json.dumps(plain(record), sort_keys=True, allow_nan=False)
     try:
         with (folder / FILE).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -76,9 +81,10 @@ def write(folder: Path, record: dict[str, Any]) -> None:
         raise DataError(f"{folder / FILE}: cannot be written ({error.strerror}); start again to go on") from error
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value with words for the numbers that JSON does not have."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, list) else value
+        return {key: plain(part) for key, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, list) else value

@@ -80,11 +80,16 @@ class StepResult:
 
 
 def make_optimizer(model: Qwen3, settings: Optimizer) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices and embeddings and none on the gains of norms."""
+    """AdamW with weight decay on matrices, on the embedding if asked for, and none on the gains of norms."""
+    spared = [] if settings.decay_embedding else [model.embed_tokens.weight]
+
+    def decays(parameter: torch.nn.Parameter) -> bool:
+        return parameter.ndim > 1 and all(parameter is not other for other in spared)
+
     parameters = list(model.parameters())
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters if decays(p)], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if not decays(p)], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=0.0, betas=(settings.beta1, settings.beta2), eps=settings.epsilon, fused=True)
 
@@ -191,15 +196,28 @@ class _Run:
                     state |= {moment: torch.zeros_like(parameter) for moment in checkpoint.MOMENTS}
                 self.ranks.copy_from_first(state[name] for name in ("step", *checkpoint.MOMENTS))
 
-    def _roll_back(self, step: int) -> None:
-        """Weights and optimizer as they were after a step that has a checkpoint; the run itself stays where it is."""
+    def _roll_back(self) -> int:
+        """Weights, optimizer and memory of the guard as they were at the last scheduled checkpoint; returns its step.
+
+        The run itself stays at its step. A checkpoint off the schedule, of an interruption, is not used: the run would
+        depend on where it was interrupted.
+        """
+        step, history = 0, None
         self.optimizer.state.clear()
         if self.ranks.rank == 0:
             self.saver.wait()
-            path = self.checkpoints / checkpoint.name_of(step)
-            checkpoint.check(path)
-            checkpoint.load(path, self.model, self.optimizer)
+            every = self.pretrain.checkpoint_every
+            scheduled = max(self.step - self.step % every, *(end for end in self.ends if end <= self.step), 0)
+            state = checkpoint.load_newest(self.checkpoints, self.model, self.optimizer, self.key, scheduled)
+            if state is None:
+                raise DataError(
+                    f"{self.checkpoints}: there is no checkpoint of step {scheduled} or before to go back to"
+                )
+            step, history = state["step"], state["guard"]
+        step, history = self.ranks.broadcast((step, history))
+        self.history = guard.History(**(history | {"skipped": self.history.skipped}))
         self._share(step)
+        return int(step)
 
     def _save(self, span: Span) -> None:
         if self.ranks.rank != 0:
@@ -225,7 +243,7 @@ class _Run:
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.metrics is not None:
-            self.metrics.write(line)
+            self.metrics.write(guard.plain(line))
 
     # -----------------------------------------------------------------------------------------------------------
     # Steps
@@ -308,12 +326,13 @@ class _Run:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         self.ranks.sum(gradients)
         norm = get_total_norm(gradients)
+        self.ranks.copy_from_first([norm])  # one verdict on the step, to the last bit
         nll, sizes, counts = sums.cpu().numpy()
         loss_mean, grad_norm = float(nll.sum() / counts.sum()), float(norm)
         fault = guard.fault(self.pretrain.guard, self.history, loss_mean, grad_norm)
         routers = load_balance.stats() if load_balance is not None else None
         result = StepResult(loss_mean, grad_norm, nll, sizes, counts, routers, fault, bool(stop))
-        self.history.add(loss_mean, grad_norm, self.pretrain.guard.window)
+        self.history.add(self.pretrain.guard, loss_mean, grad_norm)
         if fault is None:
             clip_grads_with_norm_(parameters, settings.clip, norm)
             self.optimizer.step()
@@ -338,12 +357,16 @@ class _Run:
 
     def _bad_step(self, span: Span, result: StepResult, fault: str) -> None:
         """Write the step down and do what the policy says; the update has been left out."""
-        settings, feed, step = self.pretrain.guard, self.data.feeds[span.stage.name], self.step + 1
+        settings, step = self.pretrain.guard, self.step + 1
         self.history.skipped += 1
-        sequences = feed.all_rows(self.step - span.begin)
-        documents = feed.sequences.documents(sequences)
-        back = self._last_scheduled() if settings.policy == "roll-back" else None
+        fatal = settings.policy == "stop" or self.history.skipped > settings.most
+        where, documents = f"step {step} of stage {span.stage.name}: {fault}", []
+        norms = guard.norms_by_layer(self.model)
+        back = self._roll_back() if settings.policy == "roll-back" and not fatal else None
         if self.ranks.rank == 0:
+            feed = self.data.feeds[span.stage.name]
+            sequences = feed.all_rows(self.step - span.begin)
+            documents = feed.sequences.documents(sequences)
             record = {
                 "step": step,
                 "stage": span.stage.name,
@@ -352,13 +375,14 @@ class _Run:
                 "back_to_step": back,
                 "loss": result.loss,
                 "grad_norm": result.grad_norm,
-                "grad_norms": guard.norms_by_layer(self.model),
+                "grad_norms": norms,
                 "sequences": sequences,
                 "documents": documents,
             }
             guard.write(self.folder, record)
-        where = f"step {step} of stage {span.stage.name}: {fault}"
-        if settings.policy == "stop" or self.history.skipped > settings.most:
+            passed = "its update is left out" if back is None else f"back to the weights of step {back}"
+            log.warning("%s; %s", where, passed)
+        if fatal:
             ids = [document["document_id"] for document in documents]
             more = f" and {len(ids) - 20} more" if len(ids) > 20 else ""
             most = "" if settings.policy == "stop" else f" (more than pretrain.guard.most, {settings.most}, bad steps)"
@@ -367,16 +391,6 @@ class _Run:
                 "The checkpoints before it are whole; pretrain.guard.policy can go on past it, a lower learning rate "
                 f"or other data may help. Documents of the batch: {', '.join(ids[:20])}{more}"
             )
-        if back is not None:
-            self._roll_back(back)
-        passed = "its update is left out" if back is None else f"back to the weights of step {back}"
-        log.warning("%s; %s", where, passed)
-
-    def _last_scheduled(self) -> int:
-        """The last step with a checkpoint whether or not the run was ever interrupted."""
-        return max(
-            self.step - self.step % self.pretrain.checkpoint_every, *(end for end in self.ends if end <= self.step), 0
-        )
 
     def _line(self, span: Span, rate: float, result: StepResult, seconds: float) -> dict[str, Any]:
         tokens = tokens_at(self.plan, self.step)
@@ -415,6 +429,11 @@ class _Run:
             self.model, sequences, chosen, self.data.token_bytes, self.ranks, self.pretrain.micro_batch_tokens
         )
         score = bits_per_byte(float(sums.nll.sum()), float(sums.bytes.sum()))
+        if not np.isfinite(sums.nll.sum()):
+            raise DataError(
+                f"step {self.step}: the validation loss is {sums.nll.sum()}, so the model's weights are not finite or "
+                "overflow; go back to an earlier checkpoint, or look at the model that the training started from"
+            )
         name = span.stage.name
         self.records[name] = replace(self.records[name], validation_bits_per_byte=score)
         return {

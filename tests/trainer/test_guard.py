@@ -2,6 +2,8 @@
 
 import json
 import math
+import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ def test_a_value_is_bad_when_it_stands_out_from_those_before(
     spread = math.sqrt(sum((value - mean) ** 2 for value in window) / len(window))
     settings, history = Guard(deviations=deviations, window=32), History()
     for value in losses:
-        history.add(value, 1.0, settings.window)
+        history.add(Guard(window=32), value, 1.0)
     found = fault(settings, history, loss, 1.0)
     if abs(loss - mean - deviations * spread) > 1e-9:
         assert (found is not None) == (loss > mean + deviations * spread)
@@ -49,9 +51,9 @@ def test_what_is_not_finite_is_always_bad(value: float) -> None:
 def test_few_steps_are_no_measure() -> None:
     history = History()
     for _ in range(15):
-        history.add(1.0, 1.0, 128)
+        history.add(Guard(), 1.0, 1.0)
     assert fault(Guard(deviations=6), history, 100.0, 1.0) is None
-    history.add(1.0, 1.0, 128)
+    history.add(Guard(), 1.0, 1.0)
     assert fault(Guard(deviations=6), history, 100.0, 1.0) is not None
 
 
@@ -61,8 +63,18 @@ def test_a_lasting_change_becomes_what_is_usual() -> None:
     for step in range(60):
         loss = (1.0 if step < 30 else 3.0) + 0.01 * (step % 3)
         faults.append(fault(settings, history, loss, 1.0 + 0.01 * (step % 3)) is not None)
-        history.add(loss, 1.0 + 0.01 * (step % 3), settings.window)
+        history.add(settings, loss, 1.0 + 0.01 * (step % 3))
     assert faults[30] and not any(faults[:30]) and not any(faults[46:])
+
+
+def test_one_spike_does_not_hide_the_next() -> None:
+    settings, history = Guard(deviations=6), History()
+    for step in range(128):
+        history.add(settings, 2.0, 0.5 + 0.03 * math.sin(step))
+    for norm in (50.0, 25.0, 10.0):
+        assert fault(settings, history, 2.0, norm) is not None
+        history.add(settings, 2.0, norm)
+    assert fault(settings, history, 2.0, 0.53) is None
 
 
 def test_another_stage_is_judged_by_its_own_steps(toy: Any) -> None:
@@ -148,11 +160,7 @@ def test_an_interrupted_run_judges_its_steps_alike(toy: Any, policy: str) -> Non
         def update(self, done: float, total: float, unit: str, note: str = "") -> None:
             self.left -= 1
             if self.left == 0:
-                import signal
-
                 signal.raise_signal(signal.SIGTERM)
-
-    from dataclasses import replace
 
     parts = replace(job_with(toy, "parts", policy, checkpoint_every=4), progress=Stop())
     with pytest.raises(Interrupted):
@@ -175,6 +183,39 @@ def test_the_policy_may_change_after_a_stop(toy: Any) -> None:
     pretrain(straight)
     # The stop left the step it failed at to the next start, which writes it down by its own policy.
     assert records(job_with(toy, "run", "skip")) == records(straight)
+
+
+def test_rolling_back_finds_a_checkpoint_when_their_distance_has_changed(toy: Any) -> None:
+    """Step 14 would be scheduled now; what there is to go back to is of step 10."""
+    stages = [toy.recipe["pretrain"]["stages"][0] | {"tokens": 60 * 4 * 32}]
+    first = job_with(toy, "run", "roll-back", stages=stages, checkpoint_every=10, guard={"policy": "roll-back"})
+
+    class Stop:
+        left = 12
+
+        def update(self, done: float, total: float, unit: str, note: str = "") -> None:
+            self.left -= 1
+            if self.left == 0:
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        pretrain(replace(first, progress=Stop()))
+    assert checkpoint.steps_in(Path(first.output) / "checkpoints") == [0, 10, 13]
+    again = job_with(toy, "run", "roll-back", stages=stages, checkpoint_every=14)
+    pretrain(again)
+    backs = {record["back_to_step"] for record in records(again)}
+    assert backs <= {0, 10, 14, 28, 42, 56}
+    assert backs
+
+
+def test_a_model_that_is_not_finite_is_named(toy: Any) -> None:
+    class Poison:
+        def update(self, done: float, total: float, unit: str, note: str = "") -> None:
+            raise AssertionError("no step is made")
+
+    job = toy.job("run", optimizer={"z_loss": 0.0}, model=toy.recipe["pretrain"]["model"] | {"init_std": 1e39})
+    with pytest.raises(DataError, match=r"step 0: the validation loss is .*not finite"):
+        pretrain(replace(job, progress=Poison()))
 
 
 def test_too_many_bad_steps_end_the_run(toy: Any) -> None:

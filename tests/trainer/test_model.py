@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask, create_mask
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from schemas.errors import ConfigError
 from schemas.recipe import Pretrain
 from trainer.loss import IGNORE, chunked_cross_entropy
 from trainer.model.attention import BLOCK, attention, block_mask, document_mask, document_starts
 from trainer.model.moe import MixtureOfExperts, Routing, balance
-from trainer.model.qwen3 import Cache, Qwen3, apply_checkpointing, build, initial_value
+from trainer.model.qwen3 import Cache, Qwen3, _keep_products, apply_checkpointing, build, initial_value
 from trainer.model.sizes import SIZES, ModelConfig, Parameters, model_config, parameter_count
 
 torch.set_num_threads(1)
@@ -441,6 +442,55 @@ def test_loss_without_gradient_makes_none() -> None:
         total, nll_N = chunked_cross_entropy(hidden, weight, labels, 5)
     assert total.item() == pytest.approx(nll_N.sum().item())
     assert largest.numel == 5 * 400  # a chunk of what the head reads
+
+
+@pytest.mark.parametrize("config", [TINY, EXPERTS], ids=["dense", "experts"])
+@pytest.mark.parametrize("mode", ["none", "selective", "full"])
+def test_a_compiled_block_is_compiled_whole_in_every_mode(config: ModelConfig, mode: str) -> None:
+    """One graph serves all layers. The backend runs what it is given: the tracing is what can go wrong."""
+    torch._dynamo.reset()
+    plain = build(config, 0)
+    compiled = copy.deepcopy(plain)
+    if mode != "none":
+        apply_checkpointing(compiled, selective=mode == "selective")
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, _: object) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    for block in compiled.layers:
+        block.compile(backend=count, fullgraph=True)
+    batch, direction = tokens(2, 40), torch.randn(2, 40, config.hidden_size, generator=torch.Generator().manual_seed(6))
+    # Products of experts are traced in bfloat16 only, which is what a GPU computes them in.
+    for model in (plain, compiled):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(config.experts)):
+            hidden = model(batch)
+        (hidden.float() * direction).sum().backward()
+    assert len(graphs) == 1
+    for a, b in zip(plain.layers.parameters(), compiled.layers.parameters(), strict=True):
+        assert (a.grad - b.grad).norm() <= (1e-2 if config.experts else 1e-5) * a.grad.norm()
+
+
+@pytest.mark.slow
+def test_selective_checkpointing_keeps_what_flex_attention_gives() -> None:
+    """Its kernel is an operation that the policy sees. (Only its forward pass exists on a CPU.)"""
+    q, k, v = (torch.randn(1, heads, 2 * BLOCK, 16) for heads in (4, 2, 2))
+    mask = block_mask(document_starts(torch.arange(2 * BLOCK)[None] // 100))
+    weight = torch.randn(16, 16, requires_grad=True)
+    kept = []
+
+    def policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        kept.append((operation, _keep_products(context, operation)))
+        return kept[-1][1]
+
+    def forward(weight: torch.Tensor) -> torch.Tensor:
+        return (attention(q, k, v, mask).detach() @ weight).sin()
+
+    forward(weight)  # compile it first
+    checkpoint(forward, weight, use_reentrant=False, context_fn=lambda: create_selective_checkpoint_contexts(policy))
+    flex = [decision for operation, decision in kept if operation is torch.ops.higher_order.inductor_compiled_code]
+    assert flex == [CheckpointPolicy.MUST_SAVE]
 
 
 # experts ------------------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def attention(q_BHTD: torch.Tensor, k_BKSD: torch.Tensor, v_BKSD: torch.Tensor, 
     """
     q_BHTD, k_BKSD = q_BHTD.to(v_BKSD.dtype), k_BKSD.to(v_BKSD.dtype)
     if isinstance(mask, BlockMask):
-        return _compiled_flex()(q_BHTD, k_BKSD, v_BKSD, block_mask=mask, enable_gqa=True)
+        return compiled_flex()(q_BHTD, k_BKSD, v_BKSD, block_mask=mask, enable_gqa=True)
     if isinstance(mask, Segments):
         return _each_segment(q_BHTD, k_BKSD, v_BKSD, mask.lengths)
     if mask is None:
@@ -130,6 +130,13 @@ def _each_segment(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: tu
 
 
 @functools.cache
-def _compiled_flex() -> Callable[..., torch.Tensor]:
-    # Uncompiled, flex_attention falls back to the full T x T scores.
-    return torch.compile(flex_attention)
+def compiled_flex() -> Callable[..., torch.Tensor]:
+    """Flex attention as a kernel; uncompiled it makes the full T x T scores, and so it must never fall back to that.
+
+    Training, validation and routing without gradients, each at several lengths and batch sizes, are more variants than
+    the compiler makes of one function by default. Wrapped, the kernel is an operation that activation checkpointing
+    sees and can keep.
+    """
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return torch.compile(flex_attention, options={"wrap_inductor_compiled_regions": True})

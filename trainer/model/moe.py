@@ -83,7 +83,7 @@ class MixtureOfExperts(nn.Module):
         )
         place_S = torch.empty_like(order_S)
         place_S[order_S] = torch.arange(len(order_S), device=order_S.device)
-        rows_SC = _Dispatch.apply(x_NC, order_S, place_S, self.experts_per_token)
+        rows_SC = _Dispatch.apply(x_NC.to(compute_dtype(x_NC)), order_S, place_S, self.experts_per_token)
         y_SC = self.experts(rows_SC, share_NK.flatten()[order_S], ends_E)
         y_NC = _Combine.apply(y_SC, order_S, place_S, self.experts_per_token)
         return y_NC.view(x_BTC.shape), routing

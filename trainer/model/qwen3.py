@@ -6,6 +6,7 @@ C the hidden size, H the query heads, K the key/value heads, D the head width, V
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -252,11 +253,16 @@ def build(
     dtype: torch.dtype = torch.float32,
 ) -> Qwen3:
     """An initialised model on a device, no parameter written twice."""
-    with torch.device("meta"):
-        model = Qwen3(config)
-    model = model.to(dtype).to_empty(device=device)
+    model = empty(config, device, dtype)
     model.init_weights(seed)
     return model
+
+
+def empty(config: ModelConfig, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Qwen3:
+    """A model whose every weight is still to be read from somewhere: what its parameters hold is undefined."""
+    with torch.device("meta"):
+        model = Qwen3(config)
+    return model.to(dtype).to_empty(device=device)
 
 
 # Products are what costs time to compute again; norms, rotations and activations cost memory to keep.
@@ -268,7 +274,8 @@ _KEPT = frozenset(
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
         torch.ops.aten._scaled_dot_product_efficient_attention.default,
         torch.ops.aten._scaled_dot_product_cudnn_attention.default,
-        torch.ops.higher_order.flex_attention,
+        torch.ops.higher_order.inductor_compiled_code,  # flex attention, see `attention.compiled_flex`
+        torch.ops.higher_order.flex_attention,  # the same inside a compiled block
     }
 )
 
@@ -283,4 +290,13 @@ def apply_checkpointing(model: Qwen3, *, selective: bool) -> None:
     if selective:
         options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _keep_products)
     for block in model.layers:
-        block.forward = functools.partial(checkpoint, block.forward, **options)
+        block.forward = _checkpointed(block.forward, options)
+
+
+def _checkpointed(forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    # A function and not a partial: the compiler of a block begins at the first Python frame, and `checkpoint` itself
+    # switches it off.
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forward, *args, **kwargs, **options)
+
+    return run
