@@ -43,6 +43,11 @@ WRITING = ".writing"
 
 log = logging.getLogger(__name__)
 
+
+class Damaged(DataError):
+    """Of a checkpoint that is not as it was written; any other error says nothing about the files."""
+
+
 # Rank 0 writes for all, and DCP remarks on that each time.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
@@ -56,10 +61,18 @@ def step_of(folder: Path) -> int:
 
 
 def steps_in(root: Path) -> list[int]:
-    """Steps that have a checkpoint, whole or damaged, in order."""
-    if not root.is_dir():
+    """Steps that have a checkpoint, whole or damaged, in order. DataError if the folder cannot be read."""
+    try:
+        return sorted(step_of(folder) for folder in root.iterdir() if re.fullmatch(r"step-\d{7,}", folder.name))
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(step_of(folder) for folder in root.iterdir() if re.fullmatch(r"step-\d{7,}", folder.name))
+    except OSError as error:
+        raise _unreadable(root, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    reason = getattr(error, "strerror", None) or error
+    return DataError(f"{path}: cannot be read: {reason}; nothing was removed, start again when it can")
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -244,66 +257,79 @@ def check(folder: Path) -> dict[str, Any]:
     """The state of a checkpoint whose files are all as they were written.
 
     Raises:
-        DataError: they are not.
+        Damaged: they are not, or one is missing.
+        DataError: they cannot be read.
     """
     try:
         hashes = json.loads((folder / MANIFEST).read_text("utf-8"))
         # DCP reads every file of the kind that it finds.
         if foreign := {path.name for path in folder.glob("*.safetensors")} - {MODEL, OPTIMIZER}:
-            raise DataError(f"{folder}: {min(foreign)} is no file of a checkpoint")
+            raise Damaged(f"{folder}: {min(foreign)} is no file of a checkpoint")
         for name in (MODEL, OPTIMIZER, STATE):
             path, written = folder / name, hashes[name]
             if path.stat().st_size != written["bytes"] or paths.file_hash(str(path)) != written["hash"]:
-                raise DataError(f"{folder}: {name} is not as it was written")
+                raise Damaged(f"{folder}: {name} is not as it was written")
         state: dict[str, Any] = json.loads((folder / STATE).read_text("utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder}: is not a whole checkpoint ({error})") from error
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{folder}: is not a whole checkpoint ({error})") from error
+    except OSError as error:
+        raise _unreadable(folder, error) from error
     return state
 
 
-def newest(root: Path, key: str | None = None, at_most: int | None = None) -> tuple[Path, dict[str, Any]] | None:
-    """The last whole checkpoint and its state; damaged ones are skipped with a line in the log.
+def newest(root: Path, key: str | None = None) -> tuple[Path, dict[str, Any]] | None:
+    """The last whole checkpoint and its state, None where there is no checkpoint at all.
 
-    A save under way is none yet: `Saver.wait` comes first.
+    Damaged ones are skipped with a line in the log. A save under way is none yet: `Saver.wait` comes first.
 
     Args:
         key: what the checkpoint must belong to; any if absent.
-        at_most: the last step that counts.
 
     Raises:
-        DataError: the last whole checkpoint belongs to another model or other data.
+        DataError: there are checkpoints and none is whole, one cannot be read, or the last whole one belongs to another
+            model or other data.
     """
-    for step in reversed(steps_in(root)):
-        if at_most is not None and step > at_most:
-            continue
-        folder = root / name_of(step)
-        try:
-            state = check(folder)
-        except DataError as error:
-            log.warning("%s; the checkpoint before it is used", error)
-            continue
-        if key is not None and state.get("key") != key:
-            raise DataError(
-                f"{folder}: belongs to another model, other data or another schedule (key {state.get('key')}, not "
-                f"{key}); remove {root} to train anew, or go back to the recipe it was made with"
-            )
-        return folder, state
-    return None
+    return _newest(root, key, lambda folder: None)
 
 
 def load_newest(
     root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, key: str | None = None, at_most: int | None = None
 ) -> dict[str, Any] | None:
-    """Load the last checkpoint of `newest` whose tensors are those of the model; returns its state."""
-    while (found := newest(root, key, at_most)) is not None:
-        folder, state = found
+    """Load the last checkpoint of `newest` whose tensors are those of the model; returns its state.
+
+    With `at_most` the last one of that step or before.
+
+    None says that there is no checkpoint at all, and that the model is unchanged. After a DataError it may be half
+    loaded.
+    """
+    found = _newest(root, key, lambda folder: load(folder, model, optimizer), at_most)
+    return None if found is None else found[1]
+
+
+def _newest(
+    root: Path, key: str | None, use: Callable[[Path], None], at_most: int | None = None
+) -> tuple[Path, dict[str, Any]] | None:
+    """The last checkpoint that is whole for `check` and for `use`."""
+    steps = [step for step in steps_in(root) if at_most is None or step <= at_most]
+    for step in reversed(steps):
+        folder = root / name_of(step)
         try:
-            load(folder, model, optimizer)
-        except DataError as error:
-            log.warning("%s; the checkpoint before it is used", error)
-            at_most = step_of(folder) - 1
+            state = check(folder)
+            if key is not None and state.get("key") != key:
+                raise DataError(
+                    f"{folder}: belongs to another model, other data or another schedule (key {state.get('key')}, not "
+                    f"{key}); remove {root} to train anew, or go back to the recipe it was made with"
+                )
+            use(folder)
+        except Damaged as error:
+            log.warning("%s%s", error, "; the checkpoint before it is used" if step > steps[0] else "")
             continue
-        return state
+        return folder, state
+    if steps:
+        raise DataError(
+            f"{root}: none of the {len(steps)} checkpoints is whole, so the run cannot go on; bring one back, or "
+            f"remove {root} to train anew"
+        )
     return None
 
 
@@ -314,13 +340,16 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None
     It may be called in the middle of a training. The files are not compared with their hashes: see `check`.
 
     Raises:
-        DataError: the files cannot be read, or hold other tensors than the model, which is then unchanged.
+        Damaged: the files hold no tensors or other ones than the model, which is unchanged.
+        DataError: the files cannot be read; the model may be half overwritten.
     """
     reader = dcp.HuggingFaceStorageReader(str(folder))
     try:
         written = reader.read_metadata().state_dict_metadata
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder}: cannot be read: {error}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{folder}: cannot be read: {error}") from error
+    except OSError as error:
+        raise _unreadable(folder, error) from error
     wanted: dict[str, torch.Tensor] = dict(model.named_parameters())
     updated = any(name.startswith(MOMENTS) for name in written)
     if optimizer is None:
@@ -336,7 +365,10 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None
     try:
         dcp.load(dict(wanted), storage_reader=reader, no_dist=True)
     except CheckpointException as error:
-        raise DataError(f"{folder}: cannot be read: {next(iter(error.failures.values()))[0]}") from error
+        cause = next(iter(error.failures.values()))[0]
+        if not isinstance(cause, Exception):
+            raise cause from None
+        raise _unreadable(folder, cause) from error
     if optimizer is not None:
         _put_state(model, optimizer, wanted if updated else None)
 
@@ -345,10 +377,10 @@ def _must_be_alike(folder: Path, written: dict[str, Any], wanted: dict[str, torc
     for name in sorted(wanted.keys() | written.keys()):
         if name not in written or name not in wanted:
             has = "has no" if name in wanted else "has a"
-            raise DataError(f"{folder}: {has} tensor '{name}'; it belongs to another model")
+            raise Damaged(f"{folder}: {has} tensor '{name}'; it belongs to another model")
         there = (tuple(written[name].size), written[name].properties.dtype)
         if there != (tuple(wanted[name].shape), wanted[name].dtype):
-            raise DataError(
+            raise Damaged(
                 f"{folder}: tensor '{name}' is {there[0]} {there[1]} there and {tuple(wanted[name].shape)} "
                 f"{wanted[name].dtype} here; it belongs to another model"
             )
@@ -386,8 +418,19 @@ def kept(step: int, ends: Collection[int], every: int, last: int, for_good: int 
 
 
 def prune(root: Path, stays: Callable[[int], bool]) -> None:
-    """Remove the checkpoints of other steps and what an interrupted writing left."""
-    names = {name_of(step) for step in steps_in(root) if stays(step)}
-    for folder in sorted(root.iterdir()) if root.is_dir() else []:
-        if folder.name.startswith("step-") and folder.name not in names:
-            paths.remove(str(folder))
+    """Remove the checkpoints of other steps and what an interrupted writing left.
+
+    What cannot be removed stays, with a line in the log: the checkpoint that it makes room for is whole all the same.
+    """
+    try:
+        names = {name_of(step) for step in steps_in(root) if stays(step)}
+        folders = sorted(root.glob("step-*"))
+    except (OSError, DataError) as error:
+        log.warning("%s", error)
+        return
+    for folder in folders:
+        if folder.name not in names:
+            try:
+                paths.remove(str(folder))
+            except OSError as error:
+                log.warning("%s: cannot be removed (%s); it goes with the next checkpoint", folder, error)

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, zeros
 
+from schemas import paths
 from schemas.errors import DataError, Interrupted
 from schemas.hashing import canonical_json
 from schemas.paths import file_hash
@@ -328,8 +329,75 @@ def test_tensors_of_another_model_are_refused_and_change_nothing(tmp_path: Path)
 
 
 def test_newest_at_or_before_a_step(two: Path) -> None:
-    found = [checkpoint.newest(two, "k", at_most) for at_most in (0, 1, 2, 9)]
-    assert [one and one[1]["step"] for one in found] == [None, 1, 2, 2]
+    found = [checkpoint.load_newest(two, *trained(0), "k", at_most) for at_most in (0, 1, 2, 9)]
+    assert [one and one["step"] for one in found] == [None, 1, 2, 2]
+
+
+@pytest.mark.parametrize("damage", ["flip model.safetensors", "missing tensor"])
+def test_where_no_checkpoint_is_whole_nothing_is_trained_or_removed(toy: Any, damage: str) -> None:
+    job = toy.job(stages=toy.recipe["pretrain"]["stages"][:1])
+    pretrain(job)
+    root = Path(job.output) / "checkpoints"
+    steps = checkpoint.steps_in(root)
+    for step in steps:
+        DAMAGES[damage](root / checkpoint.name_of(step))
+    files = {path: path.stat().st_mtime_ns for path in Path(job.output).rglob("*")}
+    with pytest.raises(DataError, match=rf"none of the {len(steps)} checkpoints is whole.*remove {root} to") as error:
+        pretrain(job)
+    assert "\n" not in str(error.value)
+    assert {path: path.stat().st_mtime_ns for path in Path(job.output).rglob("*")} == files
+    shutil.rmtree(root)
+    pretrain(job)
+    assert checkpoint.steps_in(root) == steps
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """This process may open nothing that it has not opened."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(0), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_no_damaged_one(two: Path, tmp_path: Path) -> None:
+    """The one before it would cost steps that are whole on the disk."""
+    root = tmp_path / "root"
+    shutil.copytree(two, root)
+    for read in (checkpoint.check, checkpoint.load_newest):
+        with no_more_files(), pytest.raises(DataError, match="cannot be read: Too many open files") as error:
+            read(root / "step-0000002") if read is checkpoint.check else read(root, *trained(0), "k")
+        assert not isinstance(error.value, checkpoint.Damaged)
+    path = root / "step-0000002" / OPTIMIZER
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(DataError, match="step-0000002: cannot be read: Too many levels of symbolic links"):
+        checkpoint.load_newest(root, *trained(0), "k")
+
+
+def test_what_cannot_be_removed_stays_and_the_save_counts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, optimizer = trained(1)
+    save(tmp_path, 1, model, optimizer, state(1))
+    remove = paths.remove
+
+    def refuse(path: str) -> None:  # a disk that can only be read would also refuse the save
+        if path.endswith("step-0000001"):
+            raise PermissionError(13, "Permission denied")
+        remove(path)
+
+    monkeypatch.setattr(paths, "remove", refuse)
+    with closing(checkpoint.Saver(tmp_path)) as saver:
+        saver.save(2, model, optimizer, state(2), lambda step: step == 2)
+        saver.wait()
+        assert "step-0000001: cannot be removed" in caplog.text
+        assert checkpoint.steps_in(tmp_path) == [1, 2]
+        monkeypatch.undo()
+        saver.save(3, model, optimizer, state(3), lambda step: step == 3)
+    assert checkpoint.steps_in(tmp_path) == [3]
 
 
 def test_a_half_written_checkpoint_is_none(tmp_path: Path) -> None:
