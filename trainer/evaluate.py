@@ -3,6 +3,7 @@
 All numbers are sums over labels, divided once at the end: a mean of batch means would weigh tokens unequally.
 """
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,11 +116,13 @@ def measure(
     mine = chosen[ranks.rank :: ranks.count]
     step = max(1, micro_batch_tokens // sequences.length)
     steps = -(-len(mine) // step)
-    for read in prefetch(lambda number: sequences.read(mine[number * step : (number + 1) * step]), 0, steps):
-        batch = read.to(ranks.device)
-        _, nll_BT = batch_loss(model, batch)
-        label_BT = batch.labels_BT.clamp(min=0)
-        sums += group_sums(batch, (nll_BT, sizes[label_BT], nats[label_BT]), groups)
+    batches = prefetch(lambda number: sequences.read(mine[number * step : (number + 1) * step]), 0, steps)
+    with contextlib.closing(batches):
+        for read in batches:
+            batch = read.to(ranks.device)
+            _, nll_BT = batch_loss(model, batch)
+            label_BT = batch.labels_BT.clamp(min=0)
+            sums += group_sums(batch, (nll_BT, sizes[label_BT], nats[label_BT]), groups)
     ranks.sum([sums])
     nll, size, unigram_nll, count = sums.cpu().numpy()
     return Sums(nll, count, size, unigram_nll)

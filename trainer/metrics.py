@@ -33,21 +33,29 @@ class Metrics:
         try:
             self._lines.write(json.dumps(line, sort_keys=True) + "\n")
             self._lines.flush()
+            for name, value in line.items():
+                if isinstance(value, int | float) and name != "step":
+                    self._board.add_scalar(name, value, line["step"])
         except OSError as error:
-            raise DataError(
-                f"{self._lines.name}: cannot be written ({error.strerror}); start again to go on"
-            ) from error
-        for name, value in line.items():
-            if isinstance(value, int | float) and name != "step":
-                self._board.add_scalar(name, value, line["step"])
+            raise self._unwritable(error) from error
 
     def sync(self) -> None:
         """Put the lines on the disk before a checkpoint that counts on them."""
-        os.fsync(self._lines.fileno())
+        try:
+            os.fsync(self._lines.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def close(self) -> None:
-        self._lines.close()
-        self._board.close()
+        # Every line was flushed when it was written, so what cannot be written now is one that failed then, or is in
+        # the lines and only missing from TensorBoard.
+        with contextlib.suppress(OSError):
+            self._lines.close()
+        with contextlib.suppress(OSError):
+            self._board.close()
+
+    def _unwritable(self, error: OSError) -> DataError:
+        return DataError(f"{self._lines.name}: cannot be written ({error.strerror or error}); start again to go on")
 
 
 def drop_after(path: Path, step: int) -> None:

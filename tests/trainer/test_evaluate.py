@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -112,6 +113,17 @@ def test_ranks_and_micro_batches_do_not_change_the_sums(toy: Any) -> None:
     parts = [measure(model, sequences, chosen[rank::3], size, CPU, 1) for rank in range(3)]
     assert sum(part.nll for part in parts) == pytest.approx(whole.nll, rel=1e-6)
     assert (sum(part.tokens for part in parts) == whole.tokens).all()
+
+
+def test_after_an_error_nothing_reads_on(toy: Any) -> None:
+    sequences = Sequences(toy.job(), "s1", TokenShards(toy.job()))
+    model = build(model_config(toy.job().recipe.pretrain, 384), 0)
+    with torch.no_grad():
+        model.embed_tokens.weight = torch.nn.Parameter(model.embed_tokens.weight[:8])  # no row for most tokens
+    with pytest.raises(IndexError) as error:
+        measure(model, sequences, np.arange(sequences.count), np.ones(384, np.int64), CPU, 1)
+    assert error.tb  # its frames live as long as it does, and the generator with them
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
 def test_sample_is_bounded_fixed_and_spread(toy: Any) -> None:
