@@ -9,7 +9,7 @@ import yaml
 from rich.text import Text
 
 from schemas import paths
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, DataError
 from schemas.job import Job
 from schemas.manifest import read_manifest, stage_key
 from schemas.recipe import Recipe, check_recipe, training_of
@@ -93,9 +93,16 @@ def _recipe(run: str) -> Recipe:
 
 def _left_out(training: Path) -> list[range]:
     path = training / BAD_STEPS
-    records = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-    back = [record["step"] - 1 if record["back_to_step"] is None else record["back_to_step"] for record in records]
-    return [range(before + 1, record["step"] + 1) for before, record in zip(back, records)]
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # without one that is still being written
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            step, back = int(record["step"]), record["back_to_step"]
+            found.append(range(step if back is None else int(back) + 1, step + 1))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: line {number} is no record of a bad step; repair or remove the line") from error
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------

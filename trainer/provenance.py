@@ -12,16 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.errors import ConfigError
+from schemas import paths
+from schemas.errors import ConfigError, DataError
 from schemas.hashing import ID, ID_BYTES
 from schemas.job import Job
 from schemas.recipe import training_of
 from schemas.tables import read_table
 from trainer.data import stage_feed
 from trainer.schedule import span_at, spans
+from trainer.shard_cache import StageFile
 from trainer.shards import TokenShards
 
 ORIGIN = ["path", "locator", "url"]
+_IDS = ["document_id", "id"]
 _DOCUMENT_ID = re.compile(rf"[0-9a-fA-F]{{{2 * ID_BYTES}}}")
 
 
@@ -95,16 +98,17 @@ def _find(job: Job, shards: TokenShards, name: str) -> np.ndarray:
     """Shard and row of the documents of this id, (documents, 2).
 
     The plans of the mix are asked first, one small file a stage. A document that is in none of them is looked for in
-    all token shards.
+    all token shards, of which nothing but the ids is read.
     """
-    columns = ["document_id", "id", "shard", "row"]
+    columns = [*_IDS, "shard", "row"]
     found = []
     for path in job.files("mix", "plans") if "mix" in job.inputs else []:
         plan = read_table(path, columns)
         plan = plan.filter(_is_named(plan, name))
         found.append(np.stack([plan["shard"].to_numpy(), plan["row"].to_numpy()], axis=1, dtype=np.int64))
     if not sum(map(len, found)):
-        for shard, (table, _) in enumerate(shards.scan()):
+        for shard, file in enumerate(shards.files):
+            table = shards.shard(shard).table if paths.is_local(file.path) else _remote_ids(file)
             rows = np.flatnonzero(_is_named(table, name).to_numpy())
             found.append(np.stack([np.full(len(rows), shard), rows], axis=1))
     documents = np.unique(np.concatenate([np.zeros((0, 2), np.int64), *found]), axis=0)
@@ -113,6 +117,19 @@ def _find(job: Job, shards: TokenShards, name: str) -> np.ndarray:
             f"document {name}: no tokenized document has this id; it is misspelt, or was dropped before tokenizing"
         )
     return documents
+
+
+def _remote_ids(file: StageFile) -> pa.Table:
+    """The ids in a remote token shard: a few percent of its bytes, and none of them kept."""
+    try:
+        fs, inner = paths.filesystem(file.path)
+        with fs.open(inner, "rb", cache_type="none") as handle:  # reading ahead would read the tokens too
+            names = pa.ipc.open_file(handle).schema.names
+            options = pa.ipc.IpcReadOptions(included_fields=[names.index(name) for name in _IDS])
+            table = pa.ipc.open_file(handle, options=options).read_all()
+    except Exception as error:  # every store raises exceptions of its own
+        raise DataError(f"{file.path}: cannot be read: {type(error).__name__}: {error}") from error
+    return table
 
 
 def _is_named(table: pa.Table, name: str) -> pa.ChunkedArray:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import yaml
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, DataError
 from schemas.job import Job
 from schemas.manifest import read_manifest
 from schemas.recipe import load_recipe
 from sluice.commands import run_stage
-from sluice.explain import BAD_STEPS, explain_batch
+from sluice.explain import BAD_STEPS, _left_out, explain_batch
 from sluice.road import ROAD, STAGES
 from sluice.run import find_given, inspect
 from sluice.run import run as run_stages
@@ -152,6 +152,19 @@ def test_steps_are_done_or_to_come_or_left_out(copy, explained):
     (run / "recipe.yaml").write_text(text.replace("seed: 3", "seed: 4"))
     with pytest.raises(ConfigError, match="have changed since its training, which read other batches"):
         explained(run, step=1)
+
+
+def test_a_line_that_is_being_written_is_none_yet(tmp_path):
+    path = tmp_path / BAD_STEPS
+    line = json.dumps({"step": 9, "back_to_step": None, "reason": "…"}, ensure_ascii=False).encode() + b"\n"
+    for end in range(len(line)):
+        path.write_bytes(line + line.replace(b"9", b"12")[:end])
+        assert _left_out(tmp_path) == [range(9, 10)]
+    for bad in (b"{\n", b"[]\n", b'{"step": 1}\n', b'{"step": null, "back_to_step": 2}\n', b"\xff\n"):
+        path.write_bytes(line + bad + line)
+        with pytest.raises(DataError, match=rf"{BAD_STEPS}: line 2 is no record of a bad step") as error:
+            _left_out(tmp_path)
+        assert "\n" not in str(error.value)
 
 
 def test_what_is_unknown_is_one_line_and_exit_code_2(copy, tmp_path, sluice, explained):

@@ -1,10 +1,14 @@
 """Steps and documents: what is printed about a batch against the batch, and the way back against all ways there."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.spec import AbstractBufferedFile
 
 from schemas.documents import DOCUMENTS
 from schemas.errors import ConfigError, DataError
@@ -14,8 +18,9 @@ from schemas.tables import write_table
 from schemas.tokens import TOKENS
 from tests.trainer.test_data import rewrite
 from trainer.data import stage_feed
-from trainer.provenance import read_in_step, steps_of
+from trainer.provenance import _remote_ids, read_in_step, steps_of
 from trainer.schedule import spans
+from trainer.shard_cache import StageFile
 from trainer.shards import TokenShards
 
 
@@ -136,6 +141,58 @@ def test_users_ids_and_origins(toy: Any) -> None:
         assert (entry["path"], entry["locator"]) == (f"{int(entry['shard'][-11:-6])}.jsonl", f"line={entry['row']}")
     with pytest.raises(ConfigError, match="document thrice: no tokenized document has this id"):
         steps_of(job, "thrice")
+
+
+def test_of_remote_shards_only_the_ids_are_searched(toy: Any, tmp_path: Path) -> None:
+    toy.add_mix(cells={f"english/{domain}/{bin}": "*/*/*" for domain in ("code", "prose") for bin in range(2)})
+    name = bytes([1] * 8 + [3] * 8).hex()
+    expected = steps_of(toy.job(), name)
+    fs = fsspec.filesystem("memory")
+    cache = tmp_path / "cache"
+    try:
+        for stage in ("tokenize", "mix", "pack"):
+            fs.put(toy.inputs[stage], f"/ids/{stage}", recursive=True)
+            toy.inputs[stage] = f"memory://ids/{stage}"
+        job = toy.job(cache_bytes=1 << 20, cache_folder=str(cache))
+        with pytest.raises(ConfigError, match="no tokenized document has this id"):
+            steps_of(job, "misspelt")
+        assert not list(cache.rglob("*.arrow"))
+        assert steps_of(job, name) == expected
+        shards = {entry.path: entry.hash for entry in job.manifest("tokenize").select("tokens")}
+        copied = {path.stem for path in cache.rglob("*.arrow")} & set(shards.values())
+        assert copied >= {shards["tokens/00001.arrow"]}
+        fs.pipe("/ids/tokenize/tokens/00002.arrow", b"no table")
+        with pytest.raises(
+            DataError, match=r"^memory://ids/tokenize/tokens/00002\.arrow: cannot be read: ArrowInvalid"
+        ):
+            steps_of(job, "misspelt")
+    finally:
+        fs.rm("/ids", recursive=True)
+
+
+def test_little_of_a_remote_shard_is_read_for_its_ids(tmp_path: Path) -> None:
+    """Counted by the requests for bytes that a store gets."""
+    row = dict.fromkeys(TOKENS.names, "") | {
+        "document_id": bytes(16), "id": "one", "tokens": list(range(5000)), "text_bytes": 9, "educational_score": 1.0
+    }  # fmt: skip
+    entry = write_table(str(tmp_path), "tokens.arrow", pa.Table.from_pylist([row] * 50, schema=TOKENS))
+
+    class Store(MemoryFileSystem):  # type: ignore[misc]
+        protocol, store, read = "counted", {"/tokens.arrow": None}, 0
+
+        def _open(self, path: str, *_: Any, cache_type: str = "readahead", **options: Any) -> Any:
+            return Requests(self, path, cache_type=cache_type, size=entry.bytes)
+
+    class Requests(AbstractBufferedFile):  # type: ignore[misc]
+        def _fetch_range(self, begin: int, end: int) -> bytes:
+            data = (tmp_path / "tokens.arrow").read_bytes()[begin:end]
+            Store.read += len(data)
+            return data
+
+    fsspec.register_implementation("counted", Store)
+    table = _remote_ids(StageFile("tokenize", "counted://tokens.arrow", entry))
+    assert table.column_names == ["document_id", "id"] and table["id"].to_pylist() == ["one"] * 50
+    assert 0 < Store.read < entry.bytes / 50
 
 
 def test_a_pack_of_another_length_is_refused(toy: Any) -> None:
