@@ -7,7 +7,7 @@ from schemas.errors import ConfigError
 from tokenizer.qwen import Tokenizer
 from trainer import checkpoint, hf
 from trainer.generate import generate
-from trainer.model.qwen3 import Qwen3, build
+from trainer.model.qwen3 import Qwen3, empty
 from trainer.model.sizes import ModelConfig
 
 TOKENIZER = "tokenizer.json"
@@ -45,7 +45,7 @@ def _of_checkpoint(folder: Path, state: dict[str, Any]) -> tuple[Qwen3, Tokenize
     )
     if found is None:
         raise ConfigError(f"{folder}: lies in no run that has a tokenizer; give the run or an exported folder")
-    model = build(ModelConfig(**state["model"]), seed=0)
+    model = empty(ModelConfig(**state["model"]))
     checkpoint.load(folder, model)
     return model, Tokenizer.load(str(found))
 

@@ -21,7 +21,7 @@ from trainer.data import Sequences, stage_feed
 from trainer.evaluate import measure, sample, score_table, token_bytes, unigram_nats
 from trainer.loop import CHECKPOINTS, Data, StageRecord, train
 from trainer.model.published import content
-from trainer.model.qwen3 import Qwen3, build
+from trainer.model.qwen3 import Qwen3, build, empty
 from trainer.model.sizes import ModelConfig, model_config
 from trainer.parallel import Ranks, ranks
 from trainer.prompt import continue_text
@@ -73,7 +73,9 @@ def pretrain(job: Job) -> Output:
             token_bytes=token_bytes(tokenizer, shards.padded_vocabulary_size),
             groups=shards.groups,
         )
-        model = starting_model(settings, config, job.recipe.seed, own.device)
+        # Weights that rank 0 reads from a checkpoint, or another rank copies from it, need no first value.
+        begins = own.rank == 0 and not checkpoint.steps_in(folder / CHECKPOINTS)
+        model = starting_model(settings, config, job.recipe.seed, own.device) if begins else empty(config, own.device)
         records = train(settings, model, data, folder, key, job.progress, own)
 
     summary: dict[str, dict[str, Any]] = {
@@ -164,7 +166,7 @@ def trained_model(job: Job, device: torch.device) -> tuple[Qwen3, int]:
     found = checkpoint.newest(root, manifest.extra["key"])
     if found is None or found[1]["step"] != manifest.extra["steps"]:
         raise DataError(f"{root}: the checkpoint of step {manifest.extra['steps']} is missing or damaged; train again")
-    model = build(config, job.recipe.seed, device)
+    model = empty(config, device)
     checkpoint.load(found[0], model)
     model.set_rope_base(spans(settings)[-1].rope_base or config.rope_base)
     return model, int(found[1]["step"])

@@ -20,12 +20,13 @@ import torch.nn.functional as F
 
 from schemas.errors import ConfigError, DataError, Interrupted
 from schemas.recipe import Optimizer
-from trainer import checkpoint, loop, metrics
+from trainer import checkpoint, hf, loop, metrics
 from trainer.data import Sequences, stage_feed
 from trainer.evaluate import batch_loss, group_sums, measure
 from trainer.loop import make_optimizer
-from trainer.model.qwen3 import build
+from trainer.model.qwen3 import Qwen3, build
 from trainer.model.sizes import ModelConfig, model_config
+from trainer.prompt import load_model
 from trainer.provenance import read_in_step
 from trainer.shards import TokenShards
 from trainer.stages import pretrain
@@ -284,6 +285,32 @@ def test_a_kill_after_the_last_checkpoint_leaves_nothing_behind(toy: Any) -> Non
     pretrain(job)
     assert outcome(Path(job.output)) == before
     assert sorted(path.name for path in root.iterdir()) == ["step-0000007", "step-0000009", "step-0000012"]
+
+
+def test_weights_are_drawn_or_read_only_where_training_begins(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a checkpoint overwrites anyway takes minutes in a large model."""
+    job = toy.job(stages=toy.recipe["pretrain"]["stages"][:1])
+    output = pretrain(job)
+    before = outcome(Path(job.output))
+    shutil.rmtree(Path(job.output) / "checkpoints/step-0000007")
+    hf.export(build(ModelConfig(**output.extra["model"]), 1), tmp_path / "start", eos_token_id=256)
+    start = {"path": str(tmp_path / "start")}
+    on = toy.job("on", stages=toy.recipe["pretrain"]["stages"][:1], model=start)
+    pretrain(on)
+
+    def never(*_: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(Qwen3, "init_weights", never)
+    monkeypatch.setattr(hf, "load", never)
+    assert pretrain(job) == output
+    assert outcome(Path(job.output)) == before
+    pretrain(on)
+    load_model(job.output)
+    with pytest.raises(NotImplementedError):
+        pretrain(toy.job("other"))
 
 
 def test_a_finished_run_is_not_trained_again(toy: Any) -> None:
