@@ -6,6 +6,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from trainer.model.moe import compute_dtype
+from trainer.model.sizes import LOSS_CHUNK
 
 IGNORE = -100  # a label that counts nowhere
 
@@ -14,7 +15,7 @@ def chunked_cross_entropy(
     hidden_ND: torch.Tensor,
     weight_VD: torch.Tensor,
     labels_N: torch.Tensor,
-    chunk: int = 512,
+    chunk: int = LOSS_CHUNK,
     z_loss: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The summed loss of N tokens, and each token's negative log-likelihood, with at most chunk x V logits alive.

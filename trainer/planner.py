@@ -16,10 +16,13 @@ import re
 from dataclasses import asdict, dataclass
 
 from schemas.recipe import Checkpointing, Pretrain
-from trainer.model.sizes import ModelConfig, parameter_count
+from trainer.model.sizes import LOSS_CHUNK, ModelConfig, parameter_count
 from trainer.schedule import spans
 
-LOSS_CHUNK = 1024  # tokens whose logits exist at the same time
+# A CPU's attention takes documents of 193 to 512 tokens in blocks of 192 queries, each with a mask over the keys up to
+# its end. In numbers a token that is most for 512 tokens.
+_UNMASKED = 192
+_MASKS = (192 * 192 + 192 * 384 + 128 * 512) // 512
 
 # Dense bf16 operations per second of the tensor cores, from the vendors' data sheets (half of a figure "with
 # sparsity"), by words of the driver's name for the device. The first entry whose words are all there decides.
@@ -132,18 +135,16 @@ def training_memory(config: ModelConfig, tokens: int, checkpointing: Checkpointi
     copies: 2 a parameter of the blocks, cast for the products in bf16; none in float32.
     activations: tokens times what every block keeps, see `_kept`, and what the last norm keeps.
     transient: what the loss or what the backward pass of a block holds for a moment, whichever is more.
-        The loss: 8 bytes a logit of a chunk, the gradient of the head in float32 and a product that is added to it, and
-        the gradient of the hidden states.
+        The loss: see `_loss`.
         A block: what is computed again; the gradients of three tensors inside its feed-forward layer and of its largest
         parameter; the gradient of the head, which waits for the embedding's if they are tied.
     """
     count = parameter_count(config)
     product = 2 if bf16 else 4
-    kept = _kept(config, checkpointing, product)
-    again = _kept(config, "none", product) - kept
-    outside = 8 * config.head_dim + 12 * config.hidden_size + 4  # cosines and sines; the last norm with its result
+    kept = _kept(config, checkpointing, product, tokens)
+    again = _kept(config, "none", product, tokens) - kept
+    outside = 8 * config.head_dim + 8 * config.hidden_size + 4  # cosines and sines; the last norm with its result
     head = config.vocabulary_size * config.hidden_size
-    loss = 8 * min(LOSS_CHUNK, tokens) * config.vocabulary_size + (4 + product) * head + 4 * tokens * config.hidden_size
     feed_forward = config.hidden_size * config.intermediate_size * max(1, config.experts)
     inside = 3 * product * config.intermediate_size * max(1, config.experts_per_token)
     block = tokens * (again + inside) + 4 * (feed_forward + head)
@@ -153,20 +154,40 @@ def training_memory(config: ModelConfig, tokens: int, checkpointing: Checkpointi
         moments=8 * count.total,
         copies=2 * count.body if bf16 else 0,
         activations=tokens * (config.layers * kept + outside),
-        transient=max(loss, block),
+        transient=max(_loss(config, tokens, bf16=bf16), block),
     )
 
 
-def _kept(config: ModelConfig, checkpointing: Checkpointing, product: int) -> int:
+def _loss(config: ModelConfig, tokens: int, *, bf16: bool) -> int:
+    """Bytes that the loss holds at most, forward or backward.
+
+    Forward, in float32: the logits of a chunk, which become their gradient; what the head reads, and its gradient; the
+    gradients of the head and of all hidden states. In bf16 also the logits before and after they are float32, the head
+    as it is cast, and either a product that is added to its gradient or, when there is a next chunk, its logits while
+    the last ones are still there. Backward: both gradients, and scaled. And some numbers a token.
+    """
+    chunk = min(LOSS_CHUNK, tokens)
+    following = min(chunk, tokens - chunk)
+    vocabulary, head, hidden = config.vocabulary_size, config.vocabulary_size * config.hidden_size, config.hidden_size
+    if bf16:
+        forward = max(8 * chunk * vocabulary + 8 * head, (8 * chunk + 4 * following) * vocabulary + 6 * head)
+    else:
+        forward = 4 * chunk * vocabulary + 4 * head
+    forward += (4 if bf16 else 8) * chunk * hidden + 4 * tokens * hidden
+    return max(forward, 8 * head + 8 * tokens * hidden) + 40 * chunk + 8 * tokens
+
+
+def _kept(config: ModelConfig, checkpointing: Checkpointing, product: int, tokens: int) -> int:
     """Bytes a token that a block keeps for the backward pass; `product` is the size of a number in a product.
 
     Norms and the stream between blocks are in float32. What each mode keeps:
 
-    none: in each of the two norms of the stream its input and the normalised values, 16 C. What the projections read:
-        in float32 one tensor that they share, in bf16 a cast for each. Queries and keys as they enter their norms, 4 Q
-        + 4 K, and in product size after them and as attention reads them; its values and results. Gate, activated
-        gate, up and their product. Experts keep the last four and the weighted product for each of a token's rows, with
-        the row itself; the router its input, logits and probabilities. The rest are inverses, sums and indices.
+    none: the input of each of the two norms of the stream, 8 C. What the projections read: in float32 one tensor that
+        they share, in bf16 a cast for each. In product size queries and keys as they enter their norms and as attention
+        reads them, its values and results; in float32, on a CPU, the results once more, joined from those of documents,
+        and at most so many masks. Rotations keep nothing. Gate, activated gate, up and their product. Experts keep the
+        last four and the weighted product for each of a token's rows, with the row itself; the router its input, logits
+        and probabilities. The rest are inverses, sums and indices.
     selective: the block's input, and the results of products and of attention.
     full: the block's input.
     """
@@ -178,10 +199,8 @@ def _kept(config: ModelConfig, checkpointing: Checkpointing, product: int) -> in
         attention = product * (2 * q + 2 * k + c) + 4 * config.heads
         expert = product * (2 * i + c)
         return 4 * c + attention + (rows * expert + 4 * experts if experts else expert)
-    casts = (3, 2) if product != 4 else (1, 1)
-    attention = (
-        8 * c + casts[0] * product * c + (4 + 3 * product) * (q + k) + 4 * (1 + 2 * config.heads + config.kv_heads)
-    )
+    casts, joined = ((3, 2), 0) if product != 4 else ((1, 1), q + (_MASKS if tokens > _UNMASKED else 0))
+    attention = 4 * c + product * (casts[0] * c + 3 * (q + k) + joined) + 4 * (1 + 2 * config.heads + config.kv_heads)
     if not experts:
-        return attention + 8 * c + casts[1] * product * c + 4 * product * i + 4
-    return attention + 12 * c + rows * (product * (c + 5 * i + 1) + 28) + 8 * experts + 12
+        return attention + 4 * c + casts[1] * product * c + 4 * product * i + 4
+    return attention + 8 * c + rows * (product * (c + 5 * i + 1) + 28) + 8 * experts + 12

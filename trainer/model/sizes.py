@@ -10,6 +10,7 @@ from schemas.errors import ConfigError
 from schemas.recipe import ModelFolder, Pretrain
 from trainer.model import published
 
+LOSS_CHUNK = 512  # tokens whose logits exist at the same time
 MOST_PARAMETERS = 1 << 48  # in a folder; a number that somebody wrote must not become the size of anything
 
 
