@@ -106,7 +106,7 @@ def train(
     """Train through all stages, from the last checkpoint in `folder` on if there is one; returns a record per stage.
 
     Args:
-        model: initialised, on the device of `ranks`.
+        model: on the device of `ranks`; on rank 0 initialised, unless `folder` has checkpoints.
         folder: local; gets checkpoints/, metrics.jsonl and tensorboard/. Rank 0 alone writes.
         key: names model, data and schedule; a checkpoint of another key is refused.
 
