@@ -290,6 +290,8 @@ def heat_map(values: np.ndarray, label: str, unit: str, alt: str) -> Markup:
 
     Blank is transparent, so one picture serves light and dark.
     """
+    from matplotlib.ticker import MaxNLocator
+
     found: list[Markup] = []
     with _axes(WIDE, min(6.0, 1.1 + 0.12 * max(8, len(values))), found, alt, left=0.85) as axes:
         away = np.clip(np.asarray(values, float) - 1, -1, 1)
@@ -298,8 +300,8 @@ def heat_map(values: np.ndarray, label: str, unit: str, alt: str) -> Markup:
         pixels[..., 3] = np.abs(away)
         rows, columns = away.shape
         axes.imshow(pixels, aspect="auto", interpolation="nearest", extent=(0.5, columns + 0.5, rows + 0.5, 0.5))
-        _ticks(axes.yaxis)
-        _ticks(axes.xaxis)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
         axes.set_xlabel(label)
         axes.set_ylabel(unit)
         axes.grid(False)

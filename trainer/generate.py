@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 import torch
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, DataError
 from trainer.model.qwen3 import Cache, Qwen3
 
 
@@ -60,6 +60,8 @@ def generate(
     new: list[int] = []
     while len(new) < max_new_tokens:
         logits_V = model.logits(model(tokens, cache=cache)[0, -1]).float().cpu()
+        if not logits_V.isfinite().all():
+            raise DataError("the model's scores are not finite: its weights are damaged or its training has diverged")
         token = _choose(logits_V, temperature, top_k, top_p, generator)
         if token in stop_ids:
             break

@@ -385,11 +385,14 @@ class _Run:
         if fatal:
             ids = [document["document_id"] for document in documents]
             more = f" and {len(ids) - 20} more" if len(ids) > 20 else ""
-            most = "" if settings.policy == "stop" else f" (more than pretrain.guard.most, {settings.most}, bad steps)"
+            most, way_out = "", "pretrain.guard.policy can go on past it"
+            if settings.policy != "stop":
+                most = f" (more than pretrain.guard.most, {settings.most}, bad steps)"
+                way_out = "a larger `most` can go on past it"
             raise DataError(
                 f"{where}{most}. {self.folder / guard.FILE} has the norms of its gradient per layer and its documents. "
-                "The checkpoints before it are whole; pretrain.guard.policy can go on past it, a lower learning rate "
-                f"or other data may help. Documents of the batch: {', '.join(ids[:20])}{more}"
+                f"The checkpoints before it are whole; {way_out}, a lower learning rate or other data may help. "
+                f"Documents of the batch: {', '.join(ids[:20])}{more}"
             )
 
     def _line(self, span: Span, rate: float, result: StepResult, seconds: float) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def drop_after(path: Path, step: int) -> None:
             begin = _line_begin(handle, end)
             handle.seek(begin)
             text = handle.read(end - begin)
-            with contextlib.suppress(ValueError):  # cut off when the process was killed
+            with contextlib.suppress(ValueError, TypeError, KeyError):  # cut off when the process was killed
                 if text.endswith(b"\n") and json.loads(text)["step"] <= step:
                     break
             end = begin

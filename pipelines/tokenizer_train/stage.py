@@ -4,6 +4,7 @@ The text is streamed to the trainer in the driver: what training keeps is a tabl
 on all cores. The table does not depend on the order of the text, so neither does the tokenizer.
 """
 
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,10 +59,24 @@ def take_over(path: str, folder: Path) -> dict[str, Any]:
         file = paths.join(source, wanted)
         if target == TOKENIZER or paths.exists(file):
             _copy(file, folder / target)
-    tokenizer = Tokenizer.load(folder)
-    if not (folder / CONFIG).exists():
+    try:
+        tokenizer = Tokenizer.load(folder)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace(str(folder / TOKENIZER), paths.join(source, name))) from error
+    if (folder / CONFIG).exists():
+        _must_be_an_object(folder / CONFIG, paths.join(source, CONFIG))
+    else:
         (folder / CONFIG).write_bytes(_make_config(tokenizer, path))
     return {"vocabulary_size": tokenizer.vocabulary_size}
+
+
+def _must_be_an_object(copied: Path, path: str) -> None:
+    try:
+        content = json.loads(copied.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: is no configuration of a tokenizer: not a JSON object")
 
 
 def _copy(path: str, target: Path) -> None:

@@ -181,6 +181,20 @@ def test_a_tokenizer_that_cannot_be_used_is_an_error(tmp_path):
         make(tmp_path, inputs, recipe(path=str(tmp_path)))
 
 
+def test_a_bad_file_of_a_tokenizer_is_named_where_it_lies(tmp_path):
+    inputs = corpus(tmp_path, [DOCUMENTS_HERE])
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "tokenizer.json").write_text("{")
+    with pytest.raises(ConfigError, match=rf"{own}/tokenizer\.json: not JSON"):
+        make(tmp_path / "a", inputs, recipe(path=str(own)))
+    _, (good, _) = make(tmp_path / "good", inputs, recipe())
+    (own / "tokenizer.json").write_bytes(good)
+    (own / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(ConfigError, match=rf"{own}/tokenizer_config\.json: .*not a JSON object"):
+        make(tmp_path / "b", inputs, recipe(path=str(own)))
+
+
 def test_training_text_is_normalised(tmp_path):
     composed = [(name, unicodedata.normalize("NFC", body)) for name, body in DOCUMENTS_HERE]
     decomposed = [(name, unicodedata.normalize("NFD", body)) for name, body in DOCUMENTS_HERE]

@@ -114,6 +114,8 @@ def _key(path: str, size: int, time: int) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. ConfigError if the file holds none."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ConfigError(f"{path}: is no plain file")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; name the folder of a Hugging Face model") from error

@@ -11,7 +11,7 @@ from schemas.recipe import ModelFolder, Pretrain
 from trainer.model import published
 
 LOSS_CHUNK = 512  # tokens whose logits exist at the same time
-MOST_PARAMETERS = 1 << 48  # in a folder; a number that somebody wrote must not become the size of anything
+MOST_PARAMETERS = 1 << 48  # a number that somebody wrote must not become the size of anything
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +53,37 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise ConfigError(f"model: head_dim is {self.head_dim}; rotary embeddings need an even number")
+        if (count := parameter_count(self).total) > MOST_PARAMETERS:
+            raise ConfigError(f"model: its shape makes {count:.3g} parameters, more than 2^48; a number in it is wrong")
         if bool(self.experts) != bool(self.experts_per_token) or self.experts_per_token > self.experts:
             raise ConfigError(
                 f"model: experts_per_token is {self.experts_per_token} of {self.experts} experts; choose from 1 to all "
                 "of them, or leave both out for a dense model"
             )
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of parameters. `body` is without embedding and head (the N of scaling laws); `active` are those that one
+    token goes through, embedding and head among them."""
+
+    total: int
+    body: int
+    active: int
+
+
+def parameter_count(config: ModelConfig) -> Parameters:
+    """Counted from the shapes alone."""
+    query = config.heads * config.head_dim
+    key_value = config.kv_heads * config.head_dim
+    attention = config.hidden_size * (2 * query + 2 * key_value) + 2 * config.head_dim
+    feed_forward = 3 * config.hidden_size * config.intermediate_size
+    router = config.hidden_size * config.experts
+    block = attention + max(1, config.experts) * feed_forward + router + 2 * config.hidden_size
+    body = config.layers * block + config.hidden_size
+    total = body + (1 if config.tied_embeddings else 2) * config.vocabulary_size * config.hidden_size
+    idle = config.layers * (config.experts - config.experts_per_token) * feed_forward
+    return Parameters(total, body, total - idle)
 
 
 def _published(
@@ -97,12 +123,9 @@ def folder_config(folder: Path) -> ModelConfig:
     """
     found = published.read_fields(folder)
     try:
-        config = ModelConfig(**found)
+        return ModelConfig(**found)
     except ConfigError as error:
         raise ConfigError(f"{folder / published.FILE}: {error}") from error
-    if parameter_count(config).total > MOST_PARAMETERS:
-        raise ConfigError(f"{folder / published.FILE}: more than 2^48 parameters; a number in it is wrong")
-    return config
 
 
 def model_config(pretrain: Pretrain, vocabulary_rows: int) -> ModelConfig:
@@ -125,27 +148,3 @@ def model_config(pretrain: Pretrain, vocabulary_rows: int) -> ModelConfig:
     return replace(
         config, max_position=max(longest, config.max_position), rope_base=config.rope_base if base is None else base
     )
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """Numbers of parameters. `body` is without embedding and head (the N of scaling laws); `active` are those that one
-    token goes through, embedding and head among them."""
-
-    total: int
-    body: int
-    active: int
-
-
-def parameter_count(config: ModelConfig) -> Parameters:
-    """Counted from the shapes alone."""
-    query = config.heads * config.head_dim
-    key_value = config.kv_heads * config.head_dim
-    attention = config.hidden_size * (2 * query + 2 * key_value) + 2 * config.head_dim
-    feed_forward = 3 * config.hidden_size * config.intermediate_size
-    router = config.hidden_size * config.experts
-    block = attention + max(1, config.experts) * feed_forward + router + 2 * config.hidden_size
-    body = config.layers * block + config.hidden_size
-    total = body + (1 if config.tied_embeddings else 2) * config.vocabulary_size * config.hidden_size
-    idle = config.layers * (config.experts - config.experts_per_token) * feed_forward
-    return Parameters(total, body, total - idle)
