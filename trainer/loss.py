@@ -96,6 +96,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_total: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
-        hidden = grad_hidden_ND * grad_total.to(grad_hidden_ND.dtype) if grad_hidden_ND is not None else None
-        weight = (grad_weight_VD * grad_total).to(ctx.weight_dtype) if grad_weight_VD is not None else None
+        # Scaled where they lie, as a second V x D would cost as much memory as all the rest; autograd refuses a second
+        # backward over what was changed.
+        hidden = grad_hidden_ND.mul_(grad_total) if grad_hidden_ND is not None else None
+        weight = grad_weight_VD.mul_(grad_total).to(ctx.weight_dtype) if grad_weight_VD is not None else None
         return hidden, weight, None, None, None, None

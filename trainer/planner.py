@@ -159,12 +159,12 @@ def training_memory(config: ModelConfig, tokens: int, checkpointing: Checkpointi
 
 
 def _loss(config: ModelConfig, tokens: int, *, bf16: bool) -> int:
-    """Bytes that the loss holds at most, forward or backward.
+    """Bytes that the loss holds at most: forward, as backward only scales what forward left.
 
-    Forward, in float32: the logits of a chunk, which become their gradient; what the head reads, and its gradient; the
+    In float32: the logits of a chunk, which become their gradient; what the head reads, and its gradient; the
     gradients of the head and of all hidden states. In bf16 also the logits before and after they are float32, the head
     as it is cast, and either a product that is added to its gradient or, when there is a next chunk, its logits while
-    the last ones are still there. Backward: both gradients, and scaled. And some numbers a token.
+    the last ones are still there. And some numbers a token.
     """
     chunk = min(LOSS_CHUNK, tokens)
     following = min(chunk, tokens - chunk)
@@ -173,8 +173,7 @@ def _loss(config: ModelConfig, tokens: int, *, bf16: bool) -> int:
         forward = max(8 * chunk * vocabulary + 8 * head, (8 * chunk + 4 * following) * vocabulary + 6 * head)
     else:
         forward = 4 * chunk * vocabulary + 4 * head
-    forward += (4 if bf16 else 8) * chunk * hidden + 4 * tokens * hidden
-    return max(forward, 8 * head + 8 * tokens * hidden) + 40 * chunk + 8 * tokens
+    return forward + (4 if bf16 else 8) * chunk * hidden + 4 * tokens * hidden + 40 * chunk + 8 * tokens
 
 
 def _kept(config: ModelConfig, checkpointing: Checkpointing, product: int, tokens: int) -> int:

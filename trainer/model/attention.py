@@ -93,7 +93,8 @@ def attention(q_BHTD: torch.Tensor, k_BKSD: torch.Tensor, v_BKSD: torch.Tensor, 
     """
     q_BHTD, k_BKSD = q_BHTD.to(v_BKSD.dtype), k_BKSD.to(v_BKSD.dtype)
     if isinstance(mask, BlockMask):
-        return compiled_flex()(q_BHTD, k_BKSD, v_BKSD, block_mask=mask, enable_gqa=True)
+        flex = flex_attention if torch.compiler.is_compiling() else compiled_flex()
+        return flex(q_BHTD, k_BKSD, v_BKSD, block_mask=mask, enable_gqa=True)
     if isinstance(mask, Segments):
         return _each_segment(q_BHTD, k_BKSD, v_BKSD, mask.lengths)
     if mask is None:

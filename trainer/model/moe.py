@@ -111,6 +111,11 @@ def compute_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
+def _sum_of_rows(rows_SC: torch.Tensor, place_S: torch.Tensor, k: int) -> torch.Tensor:
+    """For every token the sum of its K rows, (N, C). A bag of embeddings adds them up without a copy of all rows."""
+    return F.embedding_bag(place_S.view(-1, k), rows_SC, mode="sum")
+
+
 class _Dispatch(torch.autograd.Function):
     """Row s is the token of the s-th pair of token and expert in the order of experts.
 
@@ -121,13 +126,13 @@ class _Dispatch(torch.autograd.Function):
     def forward(ctx: Any, x_NC: torch.Tensor, order_S: torch.Tensor, place_S: torch.Tensor, k: int) -> torch.Tensor:
         ctx.save_for_backward(place_S)
         ctx.k = k
-        return x_NC[order_S // k]
+        return x_NC.index_select(0, order_S // k)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_SC: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (place_S,) = ctx.saved_tensors
-        return grad_SC[place_S].unflatten(0, (-1, ctx.k)).sum(1), None, None, None
+        return _sum_of_rows(grad_SC, place_S, ctx.k), None, None, None
 
 
 class _Combine(torch.autograd.Function):
@@ -137,10 +142,10 @@ class _Combine(torch.autograd.Function):
     def forward(ctx: Any, y_SC: torch.Tensor, order_S: torch.Tensor, place_S: torch.Tensor, k: int) -> torch.Tensor:
         ctx.save_for_backward(order_S)
         ctx.k = k
-        return y_SC[place_S].unflatten(0, (-1, k)).sum(1)
+        return _sum_of_rows(y_SC, place_S, k)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_NC: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (order_S,) = ctx.saved_tensors
-        return grad_NC[order_S // ctx.k], None, None, None
+        return grad_NC.index_select(0, order_S // ctx.k), None, None, None
