@@ -8,7 +8,7 @@ import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +93,10 @@ def attention(q_BHTD: torch.Tensor, k_BKSD: torch.Tensor, v_BKSD: torch.Tensor, 
     """
     q_BHTD, k_BKSD = q_BHTD.to(v_BKSD.dtype), k_BKSD.to(v_BKSD.dtype)
     if isinstance(mask, BlockMask):
-        flex = flex_attention if torch.compiler.is_compiling() else compiled_flex()
+        if torch.compiler.is_compiling():  # the compiler of a block compiles it too
+            flex: Callable[..., Any] = flex_attention
+        else:
+            flex = compiled_flex()
         return flex(q_BHTD, k_BKSD, v_BKSD, block_mask=mask, enable_gqa=True)
     if isinstance(mask, Segments):
         return _each_segment(q_BHTD, k_BKSD, v_BKSD, mask.lengths)
