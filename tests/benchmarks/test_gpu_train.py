@@ -1,0 +1,38 @@
+"""The benchmark for GPUs, as far as it goes without one: it says so, and its steps run on a CPU in small."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.gpu_train import experts_table, steps
+from trainer.model.sizes import ModelConfig
+
+DENSE = ModelConfig(
+    vocabulary_size=64, hidden_size=32, intermediate_size=64, layers=2, heads=4, kv_heads=2, head_dim=8,
+    tied_embeddings=True,
+)  # fmt: skip
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_is_skipped() -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks.gpu_train"], capture_output=True, text=True, check=True)
+    assert done.stdout == "skipped: no GPU\n"
+
+
+@pytest.mark.parametrize("experts", [0, 4])
+def test_its_steps_run_in_small(experts: int, capsys: pytest.CaptureFixture[str]) -> None:
+    config = replace(DENSE, experts=experts, experts_per_token=2 if experts else 0)
+    steps(config, 2, 64, torch.device("cpu"), 1, compiled=False)
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split(",")[0] for row in rows] == ["sluice", "sluice", "transformers"]
+
+
+def test_experts_agree_with_the_loop(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    experts_table(replace(DENSE, intermediate_size=16, experts=8, experts_per_token=3), 101, torch.device("cpu"), 1)
+    last = capsys.readouterr().out.splitlines()[-1]
+    output, gradient = (float(word.split(" ")[-1]) for word in last.split(",")[-2:])
+    assert max(output, gradient) < 0.03
