@@ -4,14 +4,18 @@ import copy
 import itertools
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.backends.common import aot_autograd
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention.flex_attention import create_block_mask, create_mask
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
@@ -21,7 +25,8 @@ from schemas.recipe import Pretrain
 from trainer.loss import IGNORE, chunked_cross_entropy
 from trainer.model.attention import BLOCK, attention, block_mask, document_mask, document_starts
 from trainer.model.moe import MixtureOfExperts, Routing, balance
-from trainer.model.qwen3 import Cache, Qwen3, _keep_products, apply_checkpointing, build, initial_value
+from trainer.model.qwen3 import Cache, Qwen3, RMSNorm, _keep_products, apply_checkpointing, build, initial_value
+from trainer.model.rope import rotate, rotation
 from trainer.model.sizes import SIZES, ModelConfig, Parameters, model_config, parameter_count
 
 torch.set_num_threads(1)
@@ -186,6 +191,22 @@ def test_attention_in_documents_equals_brute_force(lengths: list[int], heads: tu
     torch.testing.assert_close(attention(q, k, v, document_mask(document_BT)), expected, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("length", [192, 193, 400, 512, 513])
+def test_causal_attention_equals_brute_force(length: int) -> None:
+    """Also where queries are taken in blocks."""
+    generator = torch.Generator().manual_seed(length)
+    inputs = [torch.randn(2, heads, length, 8, generator=generator).requires_grad_() for heads in (4, 2, 2)]
+    upstream = torch.randn(2, 4, length, 8, generator=generator)
+    q, k, v = inputs[0], *(x.repeat_interleave(2, dim=1) for x in inputs[1:])
+    hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
+    expected = (q @ k.transpose(2, 3) / 8**0.5).masked_fill(hidden, -torch.inf).softmax(-1) @ v
+    found = attention(*inputs, None)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    gradients = [torch.autograd.grad(y, inputs, upstream) for y in (found, expected)]
+    for ours, oracle in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, oracle, atol=1e-5, rtol=1e-5)
+
+
 def packed() -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
     """Two rows of 40 tokens, the five documents in them, and the document of every position."""
     batch = tokens(2, 40)
@@ -232,6 +253,42 @@ def test_positions_restart_at_every_document_unless_given() -> None:
         # Rotary attention sees distances only: shifting a whole document changes nothing but rounding.
         torch.testing.assert_close(model(batch, restarted + 100, document_BT), implied, atol=2e-4, rtol=0)
         assert not torch.allclose(model(batch, restarted * 2, document_BT), implied, atol=1e-2)
+
+
+# backward passes that are written out -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_has_the_gradient_of_its_formula(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    norm = RMSNorm(24, 1e-3)
+    torch.nn.init.normal_(norm.weight, generator=generator)
+    x = (torch.randn(3, 5, 24, generator=generator) * 0.1).to(dtype).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    expected = exact / (exact.square().mean(-1, keepdim=True) + 1e-3).sqrt() * norm.weight.double()
+    found = norm(x)
+    assert found.dtype == torch.float32  # the wider of the two
+    upstream = torch.randn(3, 5, 24, generator=generator)
+    ours = torch.autograd.grad(found, (x, norm.weight), upstream)
+    oracle = torch.autograd.grad(expected, (exact, norm.weight), upstream.double())
+    tolerance = 1e-6 if dtype == torch.float32 else 1e-2
+    for a, b in zip((found, *ours), (expected, *oracle), strict=True):
+        assert (a - b).norm() <= tolerance * b.norm()
+
+
+def test_a_rotation_turns_pairs_of_numbers_and_has_the_gradient_of_its_formula() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 7, 8, generator=generator).requires_grad_()
+    positions = torch.randint(50, (2, 7), generator=generator)
+    found = rotate(x, *rotation(positions, 8, 100.0))
+    # Dimensions d and d + 4 are the parts of a complex number, turned by position * 100^(-d / 4).
+    angle = positions[:, None, :, None] * 100.0 ** (-torch.arange(4) / 4)
+    turned = torch.complex(*x.chunk(2, dim=-1)) * torch.polar(torch.ones_like(angle), angle)
+    expected = torch.cat((turned.real, turned.imag), dim=-1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    upstream = torch.randn(x.shape, generator=generator)
+    gradients = [torch.autograd.grad(y, x, upstream)[0] for y in (found, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
 
 
 # one model, several ways to run it ----------------------------------------------------------------------------
@@ -445,6 +502,64 @@ def test_loss_without_gradient_makes_none() -> None:
     assert largest.numel == 5 * 400  # a chunk of what the head reads
 
 
+class PeakBytes(TorchDispatchMode):
+    """Adds up the storages that operations make and that are still alive, and remembers the most there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self.bytes = self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        old = {x.untyped_storage()._cdata for x in args if isinstance(x, torch.Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in {*old, *self.alive}:
+                self.add(tensor.untyped_storage())
+        return result
+
+    def add(self, storage: torch.UntypedStorage) -> None:
+        address, size = storage._cdata, storage.nbytes()
+
+        def freed(_: object) -> None:
+            del self.alive[address]
+            self.bytes -= size
+
+        self.alive[address] = weakref.ref(storage, freed)
+        self.bytes += size
+        self.peak = max(self.peak, self.bytes)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_loss_over_the_published_vocabulary_takes_a_quarter_of_the_memory(bf16: bool) -> None:
+    """Forward and backward, gradients among it; with tensors that have a size and no memory."""
+    peaks = []
+    with FakeTensorMode():
+        labels = torch.empty(4096, dtype=torch.int64)
+        for chunked in (True, False):
+            hidden = torch.empty(4096, 1024, requires_grad=True)
+            weight = torch.empty(151_936, 1024, requires_grad=True)
+            with PeakBytes() as tracker:
+                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                    total = (
+                        chunked_cross_entropy(hidden, weight, labels)[0]
+                        if chunked
+                        else F.cross_entropy(F.linear(hidden, weight).float(), labels, reduction="sum")
+                    )
+                total.backward()
+            peaks.append(tracker.peak)
+            assert tracker.bytes >= 4 * (weight.numel() + hidden.numel())  # their gradients are still there
+    assert peaks[0] <= peaks[1] / 4
+
+
+def test_a_second_backward_over_the_loss_is_refused() -> None:
+    """The first one scaled its gradients in place."""
+    total, _ = chunked_cross_entropy(*loss_inputs(10, 4, 9), 4)
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()
+
+
 @pytest.mark.parametrize("config", [TINY, EXPERTS], ids=["dense", "experts"])
 @pytest.mark.parametrize("mode", ["none", "selective", "full"])
 def test_a_compiled_block_is_compiled_whole_in_every_mode(config: ModelConfig, mode: str) -> None:
@@ -471,6 +586,70 @@ def test_a_compiled_block_is_compiled_whole_in_every_mode(config: ModelConfig, m
     assert len(graphs) == 1
     for a, b in zip(plain.layers.parameters(), compiled.layers.parameters(), strict=True):
         assert (a.grad - b.grad).norm() <= (1e-2 if config.experts else 1e-5) * a.grad.norm()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [TINY, replace(EXPERTS, experts=4, experts_per_token=4)], ids=["dense", "experts"])
+def test_the_compiler_changes_no_loss(config: ModelConfig) -> None:
+    """Every token goes to all experts: bfloat16 would send some elsewhere."""
+    torch._dynamo.reset()
+    plain = build(config, 0)
+    compiled = copy.deepcopy(plain)
+    for block in compiled.layers:
+        block.compile(fullgraph=True)
+    batch = tokens(2, 300)
+    losses = []
+    for model in (plain, compiled):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(config.experts)):
+            losses.append(summed_loss(model, batch, None))
+        losses[-1].backward()
+    torch.testing.assert_close(*losses, rtol=2e-3 if config.experts else 1e-6, atol=0)
+    for (name, a), b in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        assert (a.grad - b.grad).norm() <= (0.05 if config.experts else 1e-5) * a.grad.norm(), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [TINY, EXPERTS], ids=["dense", "experts"])
+def test_selective_checkpointing_computes_no_product_twice_when_compiled(config: ModelConfig) -> None:
+    batch = tokens(2, 40)
+    products = {}
+    for kind in ("none", "selective", "full"):
+        torch._dynamo.reset()
+        model = build(config, 0)
+        if kind != "none":
+            apply_checkpointing(model, selective=kind == "selective")
+        counts: list[int] = []
+
+        def count(graph: torch.fx.GraphModule, _: object, counts: list[int] = counts) -> Any:
+            kinds = (torch.ops.aten.mm.default, torch.ops.aten._grouped_mm.default)
+            counts.append(sum(node.target in kinds for node in graph.graph.nodes))
+            return make_boxed_func(graph.forward)
+
+        backend = aot_autograd(fw_compiler=count, bw_compiler=count, partition_fn=min_cut_rematerialization_partition)
+        for block in model.layers:
+            block.compile(backend=backend, fullgraph=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(config.experts)):
+            hidden = model(batch)
+        hidden.float().sum().backward()
+        products[kind] = sum(counts)
+    assert products["none"] == products["selective"] < products["full"]
+
+
+@pytest.mark.slow
+def test_a_compiled_block_takes_the_tiles_of_any_documents() -> None:
+    torch._dynamo.reset()
+    model = build(TINY, 0)
+    block = copy.deepcopy(model.layers[0])
+    block.compile(fullgraph=True)
+    length = 2 * BLOCK
+    x = torch.randn(2, length, TINY.hidden_size, generator=torch.Generator().manual_seed(0))
+    turn = rotation(torch.arange(length).expand(2, length), TINY.head_dim, 1e4)
+    for size in (50, 70, 200):
+        document_BT = (torch.arange(length) // size).expand(2, length)
+        with torch.no_grad(), torch.compiler.set_stance("fail_on_recompile" if size != 50 else "default"):
+            found, _ = block(x, turn, block_mask(document_starts(document_BT)), None, None)
+        expected, _ = model.layers[0](x, turn, document_mask(document_BT), None, None)
+        torch.testing.assert_close(found, expected.detach(), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -605,6 +784,36 @@ def test_experts_compute_in_the_type_of_autocast_and_keep_their_weights() -> Non
     assert routing.probability_E.dtype == torch.float32
     assert all(parameter.grad is not None and parameter.grad.dtype == torch.float32 for parameter in layer.parameters())
     assert ((rough.float() - exact).norm() / exact.norm()).item() < 0.03
+
+
+class GroupedProducts(TorchDispatchMode):
+    """Remembers the operands of grouped products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operands: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten._grouped_mm.default:
+            self.operands.append(args[:3])
+        return function(*args, **(kwargs or {}))
+
+
+def test_products_of_experts_meet_the_rules_of_the_gpu_kernel() -> None:
+    """Groups of any size: where they are ranges of the summed dimension, neither operand lies along it in memory."""
+    layer = MixtureOfExperts(32, 24, 12, 3)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(4))
+    with GroupedProducts() as products:
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(torch.randn(1, 7, 32, requires_grad=True), None)[0]
+        y.square().sum().backward()
+    assert len(products.operands) == 9
+    for a, b, ends in products.operands:
+        # torch checks types and strides for CUDA on the meta device.
+        torch._grouped_mm(a.to("meta"), b.to("meta"), offs=ends.to("meta"))
+        if a.ndim == b.ndim == 2:
+            assert (a.stride(0), b.stride(1)) == (1, 1)
 
 
 def test_an_experts_first_weights_depend_on_its_own_number() -> None:
