@@ -2,21 +2,25 @@
 
     python -m benchmarks.gpu_train [--steps 10] [--layers 8]
 
-The shape is that of Qwen3-0.6B with fewer layers, at 4,096 tokens a sequence; then that of Qwen3-30B-A3B's experts.
-Weights are float32 and products bfloat16 on all sides. It prints "skipped: no GPU" where there is none.
+The shape is that of Qwen3-0.6B with fewer layers, then one layer of Qwen3-30B-A3B with a small vocabulary, both at
+4,096 tokens a sequence. Weights are float32 and products bfloat16, except in transformers with experts: its grouped
+products take the type of the weights, so those are bfloat16. First come the attention back ends and the grouped
+products alone, and how far their results are apart. It prints "skipped: no GPU" where there is none.
 """
 
 import argparse
+import gc
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
+from torch.nn.attention.varlen import varlen_attn
+from transformers.utils import logging
 
-from benchmarks.train_step import as_transformers, our_step, random_batch, their_step
-from trainer.data import Batch
+from benchmarks.train_step import Step, as_transformers, expert_loop, our_step, random_batch, their_step
+from schemas.recipe import Checkpointing
 from trainer.model.attention import attention, block_mask, document_starts
 from trainer.model.moe import MixtureOfExperts
 from trainer.model.qwen3 import Qwen3, apply_checkpointing, build
@@ -27,7 +31,7 @@ ROWS, LENGTH, DOCUMENTS = 4, 4096, 8
 
 
 def seconds(work: Callable[[], object], device: torch.device, times: int) -> float:
-    """Median of some runs after two to warm up, each waited for."""
+    """Median of some runs, each waited for, after two that compile and warm up."""
     found = []
     for number in range(times + 2):
         began = time.perf_counter()
@@ -39,20 +43,7 @@ def seconds(work: Callable[[], object], device: torch.device, times: int) -> flo
     return statistics.median(found)
 
 
-def show_step(name: str, config: ModelConfig, batch: Batch, step: Callable[[], float], times: int) -> None:
-    """Print one row: what a step of a model costs."""
-    device = batch.tokens_BT.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    tokens = batch.tokens_BT.numel()
-    speed = tokens / seconds(step, device, times)
-    peak = peak_flops(torch.cuda.get_device_name()) if device.type == "cuda" else None
-    share = "" if peak is None else f"{speed * flops_per_token(config, batch.tokens_BT.shape[1]) / peak:7.1%}"
-    memory = f"{torch.cuda.max_memory_allocated() / 2**30:8.1f}" if device.type == "cuda" else ""
-    print(f"{name:44} {speed:12,.0f} {share:>7} {memory:>8}", flush=True)
-
-
-def our_model(config: ModelConfig, device: torch.device, checkpointing: str, compiled: bool) -> Qwen3:
+def our_model(config: ModelConfig, device: torch.device, checkpointing: Checkpointing, compiled: bool) -> Qwen3:
     model = build(config, 0, device)
     if checkpointing != "none":
         apply_checkpointing(model, selective=checkpointing == "selective")
@@ -63,65 +54,83 @@ def our_model(config: ModelConfig, device: torch.device, checkpointing: str, com
 
 
 def steps(config: ModelConfig, rows: int, length: int, device: torch.device, times: int, compiled: bool) -> None:
-    """Rows of our model with and without documents, of its modes, and of transformers'."""
-    whole, packed = (random_batch(config, rows, length, documents).to(device) for documents in (1, DOCUMENTS))
-    modes = [("none", False), *(((mode, True) for mode in ("none", "selective", "full")) if compiled else ())]
-    for checkpointing, compile_ in modes:
-        how = f"recompute {checkpointing}, {'compiled' if compile_ else 'not compiled'}"
-        show_step(
-            f"sluice, {DOCUMENTS} documents a row, {how}", config, packed,
-            our_step(our_model(config, device, checkpointing, compile_), packed), times,
-        )  # fmt: skip
-    model = our_model(config, device, "none", compiled)
-    show_step("sluice, one document a row", config, whole, our_step(model, whole), times)
-    theirs = as_transformers(build(config, 0)).to(device)
-    if compiled:
-        theirs.compile()
-    plain = their_step(theirs, whole)
+    """Rows of our model, with and without documents and in its modes, and of transformers'.
 
-    def mixed() -> float:
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            return plain()
+    Args:
+        compiled: also with blocks, and transformers' whole model, compiled.
+    """
+    on_gpu = device.type == "cuda"
+    peak = peak_flops(torch.cuda.get_device_name()) if on_gpu else None
 
-    show_step("transformers, one document a row", config, whole, mixed, times)
+    def show(name: str, documents: int, make_step: Callable[[], Step]) -> None:
+        gc.collect()  # the last model is in circles
+        if on_gpu:
+            torch.compiler.reset()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            step = make_step()
+            first = step()
+            speed = rows * length / seconds(step, device, times)
+        except torch.OutOfMemoryError:
+            print(f"{name:52} out of memory", flush=True)
+            return
+        work = flops_per_token(config, length // documents)
+        share = f"{speed * work / peak:7.1%}" if peak else ""
+        memory = f"{torch.cuda.max_memory_allocated() / 2**30:6.1f}" if on_gpu else ""
+        print(f"{name:52} {speed:10,.0f} {share:>7} {memory:>6} {first:8.4f}", flush=True)
+
+    def ours(documents: int, checkpointing: Checkpointing, compile_: bool) -> None:
+        batch = random_batch(config, rows, length, documents).to(device)
+        how = ("compiled" if compile_ else "not compiled") + f", recompute {checkpointing}"
+        name = f"sluice, {documents} documents a row, {how}"
+        show(name, documents, lambda: our_step(our_model(config, device, checkpointing, compile_), batch))
+
+    def theirs(compile_: bool) -> None:
+        batch = random_batch(config, rows, length, 1).to(device)
+
+        def make_step() -> Step:
+            dtype = torch.bfloat16 if config.experts and on_gpu else torch.float32
+            model = as_transformers(build(config, 0), dtype).to(device)
+            if compile_:
+                model.compile()
+            return their_step(model, batch)
+
+        show(f"transformers, 1 document a row, {'compiled' if compile_ else 'not compiled'}", 1, make_step)
+
+    for compile_ in (False, True) if compiled else (False,):
+        ours(1, "none", compile_)
+        theirs(compile_)
+        modes: tuple[Checkpointing, ...] = ("none", "selective", "full")
+        for checkpointing in modes:
+            ours(DOCUMENTS, checkpointing, compile_)
 
 
 def attention_table(config: ModelConfig, rows: int, length: int, device: torch.device, times: int) -> None:
-    """Rows of the forward and backward pass of attention alone: what documents save, and torch's varlen kernel."""
-    from torch.nn.attention.varlen import varlen_attn
-
+    """Rows of attention alone, forward and backward: what documents save, and torch's own kernel for them."""
     shapes = [(rows, heads, length, config.head_dim) for heads in (config.heads, config.kv_heads, config.kv_heads)]
     q, k, v = (torch.randn(shape, device=device, dtype=torch.bfloat16, requires_grad=True) for shape in shapes)
     document_BT = (torch.arange(length, device=device) * DOCUMENTS // length).expand(rows, -1)
     mask = block_mask(document_starts(document_BT))
-    flat = [x.detach().transpose(1, 2).flatten(0, 1).requires_grad_() for x in (q, k, v)]
-    ends = torch.arange(0, rows * length + 1, length // DOCUMENTS, device=device, dtype=torch.int32)
+    size = length // DOCUMENTS
+    ends = torch.arange(0, rows * length + 1, size, device=device, dtype=torch.int32)
+
+    def varlen() -> torch.Tensor:
+        flat = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]
+        y = varlen_attn(*flat, ends, ends, size, size, window_size=(-1, 0), enable_gqa=True)
+        return y.view(rows, length, config.heads, config.head_dim).transpose(1, 2)
+
     sides = {
-        "causal, one document": lambda: attention(q, k, v, None),
+        "SDPA, causal, one document": lambda: attention(q, k, v, None),
         f"flex, {DOCUMENTS} documents": lambda: attention(q, k, v, mask),
-        f"varlen, {DOCUMENTS} documents": lambda: varlen_attn(
-            *flat, ends, ends, length // DOCUMENTS, length // DOCUMENTS, window_size=(-1, 0), enable_gqa=True
-        ),
+        f"varlen, {DOCUMENTS} documents": varlen,
     }
     for name, forward in sides.items():
-        took = seconds(lambda forward=forward: forward().float().sum().backward(), device, times)
-        print(f"attention: {name:33} {1000 * took:9.2f} ms", flush=True)
-
-
-def expert_loop(layer: MixtureOfExperts, x_BTC: torch.Tensor) -> torch.Tensor:
-    """Every expert in turn, routed in float32 and multiplied in bfloat16 as the layer itself does under autocast."""
-    x_NC = x_BTC.flatten(0, 1)
-    with torch.autocast(x_NC.device.type, enabled=False):
-        share_NK, expert_NK = layer.gate(x_NC).softmax(-1).topk(layer.experts_per_token)
-        share_NK = share_NK / share_NK.sum(-1, keepdim=True)
-    y_NC = torch.zeros_like(x_NC)
-    weights = (parameter.unbind() for parameter in layer.experts.parameters())
-    for expert, (gate, up, down) in enumerate(zip(*weights, strict=True)):
-        token, place = (expert_NK == expert).nonzero(as_tuple=True)
-        x = x_NC[token]
-        y = F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down)
-        y_NC = y_NC.index_add(0, token, y.float() * share_NK[token, place, None])
-    return y_NC.view_as(x_BTC)
+        took = seconds(lambda forward=forward: forward().float().square().sum().backward(), device, times)
+        print(f"{name:52} {1000 * took:9.2f} ms", flush=True)
+    with torch.no_grad():
+        _, flex, other = (forward().float() for forward in sides.values())
+    print(f"flex and varlen are at most {(flex - other).abs().max():.1e} apart")
 
 
 def experts_table(config: ModelConfig, tokens: int, device: torch.device, times: int) -> None:
@@ -134,18 +143,17 @@ def experts_table(config: ModelConfig, tokens: int, device: torch.device, times:
     outputs = {}
 
     def run(forward: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        layer.zero_grad()
         with torch.autocast(device.type, torch.bfloat16):
             y = forward(x)
         y.float().square().sum().backward()
-        return y
+        return y.detach()
 
     for name, forward in (("grouped_mm", lambda x: layer(x, None)[0]), ("loop", lambda x: expert_loop(layer, x))):
         took = seconds(lambda forward=forward: run(forward), device, times)
-        layer.zero_grad()
         y = run(forward)
-        gradient = layer.experts.up_proj.grad
-        outputs[name] = (y.detach().float(), gradient.clone())
-        print(f"{config.experts} experts, {tokens:,} tokens: {name:20} {1000 * took:9.2f} ms", flush=True)
+        outputs[name] = (y.float(), layer.experts.up_proj.grad)
+        print(f"{config.experts} experts, {tokens:,} tokens, {name:28} {1000 * took:9.2f} ms", flush=True)
     apart = [float((a - b).norm() / b.norm()) for a, b in zip(*outputs.values(), strict=True)]
     print(f"apart, relative: output {apart[0]:.1e}, gradient of a weight {apart[1]:.1e}")
 
@@ -158,15 +166,16 @@ def main() -> None:
     if not torch.cuda.is_available():
         print("skipped: no GPU")
         return
+    logging.disable_progress_bar()
     device = torch.device("cuda")
     dense = replace(SIZES["qwen3-0.6b"], layers=options.layers)
-    experts = replace(SIZES["qwen3-30b-a3b"], layers=2, vocabulary_size=32_768)
+    experts = replace(SIZES["qwen3-30b-a3b"], layers=1, vocabulary_size=8192)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     attention_table(dense, ROWS, LENGTH, device, options.steps)
     experts_table(experts, 4099, device, options.steps)  # a prime: no group has a round size
-    print(f"{'':44} {'tokens/s':>12} {'MFU':>7} {'GiB':>8}")
     for config in (dense, experts):
         print(f"{config.layers} layers of {'experts' if config.experts else 'dense'}, {ROWS} x {LENGTH} tokens a step")
+        print(f"{'':52} {'tokens/s':>10} {'MFU':>7} {'GiB':>6} {'1st loss':>8}")
         steps(config, ROWS, LENGTH, device, options.steps, compiled=True)
 
 

@@ -27,7 +27,10 @@ def test_its_steps_run_in_small(experts: int, capsys: pytest.CaptureFixture[str]
     config = replace(DENSE, experts=experts, experts_per_token=2 if experts else 0)
     steps(config, 2, 64, torch.device("cpu"), 1, compiled=False)
     rows = capsys.readouterr().out.splitlines()
-    assert [row.split(",")[0] for row in rows] == ["sluice", "sluice", "transformers"]
+    assert [row.split(",")[0] for row in rows] == ["sluice", "transformers", *["sluice"] * 3]
+    first_losses = [float(row.split()[-1]) for row in rows]
+    assert first_losses[0] == pytest.approx(first_losses[1], abs=2e-4)
+    assert first_losses[2:] == [first_losses[2]] * 3
 
 
 def test_experts_agree_with_the_loop(capsys: pytest.CaptureFixture[str]) -> None:
