@@ -23,7 +23,7 @@ from benchmarks.train_step import Step, as_transformers, expert_loop, our_step, 
 from schemas.recipe import Checkpointing
 from trainer.model.attention import attention, block_mask, document_starts
 from trainer.model.moe import MixtureOfExperts
-from trainer.model.qwen3 import Qwen3, apply_checkpointing, build
+from trainer.model.qwen3 import Qwen3, apply_checkpointing, build, compile_blocks
 from trainer.model.sizes import SIZES, ModelConfig
 from trainer.planner import flops_per_token, peak_flops
 
@@ -48,8 +48,7 @@ def our_model(config: ModelConfig, device: torch.device, checkpointing: Checkpoi
     if checkpointing != "none":
         apply_checkpointing(model, selective=checkpointing == "selective")
     if compiled:
-        for block in model.layers:
-            block.compile()
+        compile_blocks(model)
     return model
 
 

@@ -34,7 +34,7 @@ from trainer.data import Batch
 from trainer.evaluate import batch_loss
 from trainer.loop import make_optimizer
 from trainer.model.moe import MixtureOfExperts
-from trainer.model.qwen3 import Qwen3, build
+from trainer.model.qwen3 import Qwen3, build, compile_blocks
 from trainer.model.sizes import ModelConfig, parameter_count
 
 RATE, CLIP, TOKENS = 1e-3, 1.0, 2048
@@ -175,8 +175,7 @@ def dense(length: int, documents: int, rounds: int, compiled: bool = False) -> N
     if compiled:
         name += ", compiled"
         torch.compiler.reset()
-        for block in ours.layers:
-            block.compile()
+        compile_blocks(ours)
         theirs.compile()
     compare(name, {"sluice": our_step(ours, batch), "transformers": their_step(theirs, batch)}, rounds)
 

@@ -28,7 +28,7 @@ from trainer.data import Batch, Feed, Sequences, prefetch
 from trainer.evaluate import batch_loss, bits_per_byte, group_sums, hidden_states, measure, sample
 from trainer.metrics import Metrics, drop_after
 from trainer.model.moe import Routing
-from trainer.model.qwen3 import Qwen3, apply_checkpointing
+from trainer.model.qwen3 import Qwen3, apply_checkpointing, compile_blocks
 from trainer.parallel import Ranks
 from trainer.planner import flops_per_token, peak_flops
 from trainer.schedule import Span, learning_rate, spans, tokens_at
@@ -143,8 +143,7 @@ class _Run:
         if pretrain.activation_checkpointing != "none":
             apply_checkpointing(model, selective=pretrain.activation_checkpointing == "selective")
         if pretrain.compile and ranks.device.type == "cuda":
-            for block in model.layers:
-                block.compile()
+            compile_blocks(model)
 
     @property
     def checkpoints(self) -> Path:

@@ -25,7 +25,16 @@ from schemas.recipe import Pretrain
 from trainer.loss import IGNORE, chunked_cross_entropy
 from trainer.model.attention import BLOCK, attention, block_mask, document_mask, document_starts
 from trainer.model.moe import MixtureOfExperts, Routing, balance
-from trainer.model.qwen3 import Cache, Qwen3, RMSNorm, _keep_products, apply_checkpointing, build, initial_value
+from trainer.model.qwen3 import (
+    Cache,
+    Qwen3,
+    RMSNorm,
+    _keep_products,
+    apply_checkpointing,
+    build,
+    compile_blocks,
+    initial_value,
+)
 from trainer.model.rope import rotate, rotation
 from trainer.model.sizes import SIZES, ModelConfig, Parameters, model_config, parameter_count
 
@@ -595,8 +604,7 @@ def test_the_compiler_changes_no_loss(config: ModelConfig) -> None:
     torch._dynamo.reset()
     plain = build(config, 0)
     compiled = copy.deepcopy(plain)
-    for block in compiled.layers:
-        block.compile(fullgraph=True)
+    compile_blocks(compiled)
     batch = tokens(2, 300)
     losses = []
     for model in (plain, compiled):

@@ -133,14 +133,21 @@ def _each_segment(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: tu
     return torch.cat(outputs).view(batch, length, heads, width).transpose(1, 2)
 
 
+def allow_variants() -> None:
+    """Let the compiler make as many variants of a function as trainings need, and say so where it makes no more.
+
+    Training, validation and routing without gradients, each at several lengths and batch sizes, are more than its
+    default, after which it would run the function uncompiled.
+    """
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+
+
 @functools.cache
 def compiled_flex() -> Callable[..., torch.Tensor]:
     """Flex attention as a kernel; uncompiled it makes the full T x T scores, and so it must never fall back to that.
 
-    Training, validation and routing without gradients, each at several lengths and batch sizes, are more variants than
-    the compiler makes of one function by default. Wrapped, the kernel is an operation that activation checkpointing
-    sees and can keep.
+    Wrapped, the kernel is an operation that activation checkpointing sees and can keep.
     """
-    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    allow_variants()
     return torch.compile(flex_attention, options={"wrap_inductor_compiled_regions": True})

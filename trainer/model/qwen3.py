@@ -17,7 +17,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from trainer.model.attention import Mask, attention, cached_mask, document_mask, document_starts
+from trainer.model.attention import Mask, allow_variants, attention, cached_mask, document_mask, document_starts
 from trainer.model.moe import MixtureOfExperts, Routing
 from trainer.model.rope import rotate, rotation
 from trainer.model.sizes import ModelConfig
@@ -300,3 +300,13 @@ def _checkpointed(forward: Callable[..., Any], options: dict[str, Any]) -> Calla
         return checkpoint(forward, *args, **kwargs, **options)
 
     return run
+
+
+def compile_blocks(model: Qwen3) -> None:
+    """Compile every block at its first call; after `apply_checkpointing` where both are wanted. One graph serves all.
+
+    A mixture of experts must then run in bfloat16 or under autocast: its products are traced in no other type.
+    """
+    allow_variants()
+    for block in model.layers:
+        block.compile()
