@@ -16,7 +16,8 @@ import pymupdf
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
-from pipelines.extract.reader import Extracted, extract_file
+from pipelines.extract.found import Extracted
+from pipelines.extract.reader import extract_file
 from schemas.recipe import Columns, Extract
 
 ROOT = Path(__file__).parents[1]

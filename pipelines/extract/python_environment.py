@@ -17,7 +17,8 @@ from email.message import Message
 from pathlib import Path, PurePosixPath
 from typing import cast
 
-from pipelines.extract.reader import Extracted, Reject, extract_file
+from pipelines.extract.found import Extracted, Reject
+from pipelines.extract.reader import extract_file
 from schemas.hashing import uniform
 from schemas.recipe import Columns, Extract
 

@@ -21,9 +21,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
+from pipelines.extract.found import Extracted, Reject
 from pipelines.extract.listing import InputFile, list_source
 from pipelines.extract.python_environment import extract_environment_file
-from pipelines.extract.reader import Extracted, Reject, extract_file
+from pipelines.extract.reader import extract_file
 from pipelines.runner import ShardResult, run_pipeline
 from schemas import paths
 from schemas.documents import DOCUMENTS, REJECTS

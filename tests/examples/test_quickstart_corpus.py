@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.extract.reader import Extracted, Reject, extract_file
+from pipelines.extract.found import Extracted, Reject
+from pipelines.extract.reader import extract_file
 from schemas.recipe import Columns, Extract
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"

@@ -20,8 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.extract import isolate, python_environment
+from pipelines.extract.found import Extracted, Reject, clean_text
 from pipelines.extract.pdf import join_wrapped_lines, mend_hyphens
-from pipelines.extract.reader import Extracted, Reject, clean_text, extract_file, sniff_kind
+from pipelines.extract.reader import extract_file, sniff_kind
 from schemas.code import code_language
 from schemas.recipe import Columns, Extract
 

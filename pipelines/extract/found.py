@@ -1,0 +1,84 @@
+"""What the readers of files give back: documents, and rejects for what became none."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from schemas.recipe import Extract
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """One document.
+
+    `locator` names its place inside the file: "" (all of it), "line=7" or "row=3" (both from 1).
+    `pages` holds (page number from 1, begin, end) in characters of `text`; it is empty for all but PDF.
+    """
+
+    locator: str
+    text: str
+    id: str | None = None
+    url: str | None = None
+    date: str | None = None
+    licence: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    pages: list[tuple[int, int, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Reject:
+    """Something that became no document: a file, a line, a row or a page, with a short class and a sentence.
+
+    `id` is the user's own, where a row has one.
+    """
+
+    locator: str
+    error: str
+    message: str
+    id: str | None = None
+
+
+class Rejected(Exception):
+    """The rest of a file cannot be read; carries what the reject says."""
+
+    def __init__(self, error: str, message: str) -> None:
+        super().__init__(message)
+        self.error = error
+        self.message = message
+
+
+_MESSAGE = 300
+_LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
+_CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def clean_text(text: str) -> str:
+    """Text with `\\n` as its only line end and `\\t` as its only other control character.
+
+    Lone surrogates become U+FFFD; blank lines and byte order marks at both ends go. It is idempotent, and leaves
+    Unicode normalisation to the tokenizer.
+    """
+    text = _LINE_ENDS.sub("\n", text)
+    text = _SURROGATES.sub("\ufffd", _CONTROLS.sub("", text))
+    return text.strip("\n\ufeff")
+
+
+def clip(text: str, size: int = _MESSAGE) -> str:
+    text = " ".join(clean_text(text).split())
+    return text if len(text) <= size else text[: size - 1] + "…"
+
+
+def make_document(
+    locator: str, raw: str, options: Extract, metadata: dict[str, str], fields: Mapping[str, str] | None = None
+) -> Extracted | Reject:
+    known = fields or {}
+    if len(raw) > options.max_characters:
+        message = f"{len(raw)} characters; the limit is {options.max_characters}"
+        return Reject(locator, "too_large", message, known.get("id"))
+    text = clean_text(raw)
+    if not text.strip():
+        return Reject(locator, "empty_text", "no text is left after removing white space", known.get("id"))
+    return Extracted(
+        locator, text, known.get("id"), known.get("url"), known.get("date"), known.get("licence"), metadata
+    )
