@@ -81,10 +81,12 @@ class Source(Section):
     """One place that documents come from."""
 
     name: Name = Field(description="Name of the source; part of every document id, so keep it stable.")
-    kind: Literal["files", "python-environment"] = Field(
+    kind: Literal["files", "repositories", "python-environment"] = Field(
         "files",
-        description="`files`: PDF, HTML, Markdown, text, source code, JSONL and Parquet. `python-environment`: the "
-        "READMEs, licences, docstrings and source files of the running Python and its packages.",
+        description="`files`: PDF, HTML, WARC, EPUB, DOCX, Markdown, text, source code, JSONL and Parquet, also inside "
+        "tar and zip. `repositories`: every folder or archive directly below `path` is a repository and becomes one "
+        "document. `python-environment`: the READMEs, licences, docstrings and source files of the running Python and "
+        "its packages.",
     )
     path: str | None = Field(
         None, description="A folder, a file, a glob or an fsspec URL; relative to the recipe file."
@@ -98,16 +100,63 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _path_where_needed(self) -> "Source":
-        if self.kind == "files" and not self.path:
-            raise ValueError("a source of kind 'files' needs a `path`")
+        if self.kind != "python-environment" and not self.path:
+            raise ValueError(f"a source of kind '{self.kind}' needs a `path`")
         if self.kind == "python-environment" and self.path:
             raise ValueError("a source of kind 'python-environment' takes no `path`")
         return self
 
 
-class Extract(Section):
-    """Bounds on untrusted files; what exceeds them becomes a reject."""
+class Server(Section):
+    """A model behind an OpenAI-compatible server, for example vLLM."""
 
+    url: str = Field(description="Address of the server, for example http://localhost:8000/v1.")
+    model: str = Field(min_length=1, description="Name by which the server knows the model.")
+    key_variable: str = Field("OPENAI_API_KEY", description="Environment variable with the key; may be unset.")
+    concurrency: int = Field(8, ge=1, le=1024, description="Requests under way at a time, for each worker.")
+    seconds: float = Field(300.0, gt=0, le=86_400, description="Time limit for one answer.")
+    attempts: int = Field(8, ge=1, le=100, description="Requests for one page or chunk before it is given up.")
+    max_tokens: int = Field(8_000, ge=1, description="Longest answer in tokens.")
+    input_price: float = Field(0.0, ge=0, description="Price of a million tokens sent; for the sum in the report.")
+    output_price: float = Field(0.0, ge=0, description="Price of a million tokens answered.")
+
+
+class Vision(Server):
+    """A vision model that reads pages without a usable text layer."""
+
+    pages: Literal["needed", "all"] = Field(
+        "needed", description="`needed`: pages whose text layer will not do. `all`: every page but blank ones."
+    )
+
+
+class Refine(Server):
+    """A language model that repairs extracted PDF text; what it changes too much is rejected."""
+
+    chunk_characters: int = Field(4_000, ge=200, description="Longest piece of text sent at a time.")
+    overlap_characters: int = Field(300, ge=0, description="Text before a chunk that is sent along as context.")
+    max_length_change: float = Field(0.15, ge=0, le=1, description="Largest change of length, as a share.")
+    max_edit_distance: float = Field(0.25, ge=0, le=1, description="Largest edit distance, as a share of the length.")
+
+
+class Extract(Section):
+    """How files are read, and bounds on untrusted ones; what exceeds them becomes a reject."""
+
+    pdf_backend: Literal["pymupdf", "pypdfium2"] = Field("pymupdf", description="Library that opens PDF files.")
+    passwords: list[str] = Field([], description="Passwords to try on encrypted PDF files.")
+    ocr: Literal["none", "tesseract", "rapidocr"] = Field(
+        "tesseract", description="Character recognition for pages without a usable text layer."
+    )
+    ocr_languages: list[str] = Field(
+        [], description="Language packs, for example [deu, fra]; without any, by the script that is detected."
+    )
+    vision: Vision | None = Field(None, description="A vision model that reads such pages before recognition is tried.")
+    refine: Refine | None = Field(None, description="A language model that repairs the text of PDF files.")
+    answers: str | None = Field(
+        None, description="Folder that keeps the answers of models, so that a rerun asks nothing twice."
+    )
+    html: Literal["careful", "fast"] = Field(
+        "careful", description="`careful` compares two extractors on doubtful pages; `fast` never does."
+    )
     max_file_bytes: int = Field(
         2 << 30,
         ge=1,
@@ -115,8 +164,10 @@ class Extract(Section):
         "and Parquet are streamed and may be larger.",
     )
     max_characters: int = Field(5_000_000, ge=1, description="Largest document in characters.")
-    max_pages: int = Field(5_000, ge=1, description="Largest PDF in pages.")
-    pdf_seconds: float = Field(60.0, gt=0, le=86_400, description="Time limit for one PDF or HTML file.")
+    max_pages: int = Field(20_000, ge=1, description="Largest PDF in pages.")
+    file_seconds: float = Field(60.0, gt=0, le=86_400, description="Time limit for one HTML, EPUB or DOCX file.")
+    page_seconds: float = Field(20.0, gt=0, le=86_400, description="Time limit for one page of a PDF.")
+    ocr_seconds: float = Field(120.0, gt=0, le=86_400, description="Time limit for recognising one page.")
     shard_bytes: int = Field(
         8 << 20, ge=1, description="Input files are grouped to about this many bytes per document shard."
     )

@@ -169,7 +169,7 @@ def _extract_text(data: bytes, options: Extract, metadata: dict[str, str]) -> Ex
 
 
 def _extract_html(data: bytes, options: Extract, metadata: dict[str, str]) -> Extracted | Reject:
-    page = read_isolated("html", {}, data, options.pdf_seconds)
+    page = read_isolated("html", {}, data, options.file_seconds)
     if "error" in page:
         error = "broken_html" if page["error"] == "crashed" else page["error"]
         return Reject("", error, clip(page["message"]))
@@ -180,7 +180,7 @@ def _extract_html(data: bytes, options: Extract, metadata: dict[str, str]) -> Ex
 
 def _extract_pdf(path: str, options: Extract, metadata: dict[str, str]) -> Iterator[Extracted | Reject]:
     limits = {"max_pages": options.max_pages, "max_characters": options.max_characters}
-    answer = read_isolated("pdf", {"path": path, **limits}, b"", options.pdf_seconds)
+    answer = read_isolated("pdf", {"path": path, **limits}, b"", options.file_seconds)
     if "error" in answer:
         error = "broken_pdf" if answer["error"] == "crashed" else answer["error"]
         yield Reject("", error, clip(answer["message"]))

@@ -182,7 +182,7 @@ def test_html_without_text_is_empty() -> None:
 def test_a_page_that_takes_too_long_is_given_up_and_the_next_one_is_read() -> None:
     nested = b"<html><body>" + b"<div>" * 50_000 + b"x"
     begin = time.monotonic()
-    assert error(extract(nested, "a.html", pdf_seconds=0.5)) == "timeout"
+    assert error(extract(nested, "a.html", file_seconds=0.5)) == "timeout"
     assert time.monotonic() - begin < 20
     assert PROSE.strip() in only(extract(HTML.encode(), "a.html")).text
 
@@ -544,7 +544,7 @@ def test_hostile_pdfs_neither_crash_nor_hang() -> None:
     manifest = [json.loads(line) for line in (SHARED / "pdf" / "MANIFEST.jsonl").read_text("utf-8").splitlines()]
     files = [entry["file"] for entry in manifest if entry["role"] == "pdf"]
     assert len(files) > 150
-    found = {file: extract(SHARED / "pdf" / file, file, pdf_seconds=20) for file in files}
+    found = {file: extract(SHARED / "pdf" / file, file, file_seconds=20) for file in files}
     assert all(found.values())
     for file, ones in found.items():
         for one in ones:

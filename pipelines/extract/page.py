@@ -1,0 +1,77 @@
+"""What a PDF page is on its way from the file to Markdown.
+
+    backend -> PageContent (lines with their geometry) -> judge, layout -> Page (blocks) -> assemble -> text
+
+Coordinates are points of the page as a reader sees it, rotation applied, from the top left corner.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Route = Literal["text_layer", "ocr", "vlm", "blank"]
+Kind = Literal["heading", "paragraph", "list", "table", "code", "markdown"]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+@dataclass(slots=True)
+class Line:
+    """One line of the text layer, in the order in which the file draws it."""
+
+    text: str
+    box: Box
+    size: float  # of the font in points; that of most characters
+    font: str = ""
+    bold: bool = False
+    italic: bool = False
+    mono: bool = False
+    vertical: bool = False  # written from top to bottom
+
+
+@dataclass(slots=True)
+class PageContent:
+    """The text layer of a page and what lies beside it; `blocks` are the backend's own groups of lines."""
+
+    number: int  # from 1
+    width: float
+    height: float
+    blocks: list[list[Line]] = field(default_factory=list)
+    images: list[Box] = field(default_factory=list)
+    paths: int = 0  # vector shapes; many of them without text may be letters drawn as outlines
+
+
+@dataclass(slots=True)
+class Block:
+    """A piece of a page in Markdown; the lines of a paragraph are joined already.
+
+    A hyphen at the end of a wrapped line is `WRAPPED_HYPHEN` until the whole document has been seen.
+    """
+
+    kind: Kind
+    text: str
+    box: Box
+    size: float = 0.0  # of the font in points; 0 where nobody knows
+    level: int = 0  # of a heading, 1 to 6
+
+
+@dataclass(slots=True)
+class Page:
+    """One page, read; `reason` says in a few words why it took its route, `confidence` is from 0 to 1."""
+
+    number: int
+    route: Route
+    reason: str
+    confidence: float
+    width: float = 0.0
+    height: float = 0.0
+    blocks: list[Block] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Page":
+        blocks = [Block(**{**block, "box": tuple(block["box"])}) for block in value["blocks"]]
+        return cls(**{**value, "blocks": blocks})
+
+
+WRAPPED_HYPHEN = "\x02"
