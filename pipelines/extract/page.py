@@ -15,7 +15,11 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 @dataclass(slots=True)
 class Line:
-    """One line of the text layer, in the order in which the file draws it."""
+    """One line of the text layer, in the order in which the file draws it.
+
+    A backend ends a line at a gap wider than about an em, so the cells of a table's row are lines of their own. The
+    text is the file's: control, private-use and replacement characters stay for the judge to count.
+    """
 
     text: str
     box: Box
@@ -25,6 +29,8 @@ class Line:
     italic: bool = False
     mono: bool = False
     vertical: bool = False  # written from top to bottom
+    turn: int = 0  # degrees clockwise by which the line is turned on the page: 0, 90, 180 or 270
+    hidden: bool = False  # drawn invisibly, as recognised text under a scan is
 
 
 @dataclass(slots=True)
