@@ -100,7 +100,7 @@ def _unreadable(page: pymupdf.Page, text: str) -> str:
     return ""
 
 
-def read_pdf(path: str, max_pages: int, max_characters: int) -> dict[str, Any]:
+def read_pdf(payload: bytes, path: str, max_pages: int, max_characters: int) -> dict[str, Any]:
     """The readable pages of the PDF file at `path`, as values that JSON can carry.
 
     Returns:
