@@ -5,8 +5,8 @@
 Coordinates are points of the page as a reader sees it, rotation applied, from the top left corner.
 """
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 Route = Literal["text_layer", "ocr", "vlm", "blank"]
 Kind = Literal["heading", "paragraph", "list", "table", "code", "markdown"]
@@ -72,12 +72,49 @@ class Page:
     blocks: list[Block] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Values that JSON can carry; written out because `dataclasses.asdict` takes longer than reading the page."""
+        blocks = [[block.kind, block.text, block.box, block.size, block.level] for block in self.blocks]
+        return {
+            "number": self.number,
+            "route": self.route,
+            "reason": self.reason,
+            "confidence": self.confidence,
+            "width": self.width,
+            "height": self.height,
+            "blocks": blocks,
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Page":
-        blocks = [Block(**{**block, "box": tuple(block["box"])}) for block in value["blocks"]]
+        blocks = [Block(kind, text, tuple(box), size, level) for kind, text, box, size, level in value["blocks"]]
         return cls(**{**value, "blocks": blocks})
+
+
+class Unreadable(Exception):
+    """A file or a page that its backend cannot read: a short class (broken_pdf, encrypted, no_pages) and a sentence."""
+
+    def __init__(self, error: str, message: str) -> None:
+        super().__init__(message)
+        self.error = error
+        self.message = message
+
+
+class Document(Protocol):
+    """An open PDF; what `pdf_pymupdf.open_pdf` and `pdf_pypdfium2.open_pdf` return. Methods may raise Unreadable."""
+
+    page_count: int
+    title: str
+
+    def read(self, number: int) -> PageContent:
+        """The text layer of page `number`, counted from 1."""
+
+    def rulings(self, number: int) -> list[Box]:
+        """The drawn lines and rectangles of a page, as thin boxes; only asked for where there may be a table."""
+
+    def render(self, number: int, dpi: int | None = None, longest_side: int | None = None, rotate: int = 0) -> bytes:
+        """A page as PNG, turned clockwise by `rotate` degrees, with a bound on its pixels whatever the page says."""
+
+    def close(self) -> None: ...
 
 
 WRAPPED_HYPHEN = "\x02"
