@@ -36,6 +36,22 @@ REJECTS = pa.schema(
     ]
 )
 
+PAGES = pa.schema(
+    [
+        pa.field("document_id", ID, nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("locator", pa.string(), nullable=False),
+        pa.field("page", pa.int32(), nullable=False),  # from 1
+        pa.field("route", pa.string(), nullable=False),  # text_layer, ocr, vlm or blank
+        pa.field("reason", pa.string(), nullable=False),  # why that route, or why the page could not be read
+        pa.field("confidence", pa.float32(), nullable=False),  # 0 to 1
+        pa.field("characters", pa.int32(), nullable=False),  # of the document's text that stand on the page
+        pa.field("error", pa.string()),  # of a page that could not be read; it has a reject as well
+    ]
+)
+"""Every page of every PDF file, whether its text became part of a document or not."""
+
 _DECISION = [
     pa.field("document_id", ID, nullable=False),
     pa.field("id", pa.string()),

@@ -38,6 +38,19 @@ class Reject:
     id: str | None = None
 
 
+@dataclass(frozen=True)
+class PageFact:
+    """How one page of a PDF was read; a row of the page table."""
+
+    locator: str  # of the document that the page belongs to
+    page: int
+    route: str
+    reason: str
+    confidence: float
+    characters: int
+    error: str | None = None
+
+
 class Rejected(Exception):
     """The rest of a file cannot be read; carries what the reject says."""
 

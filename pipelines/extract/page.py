@@ -61,7 +61,10 @@ class Block:
 
 @dataclass(slots=True)
 class Page:
-    """One page, read; `reason` says in a few words why it took its route, `confidence` is from 0 to 1."""
+    """One page, read; `reason` says in a few words why it took its route, `confidence` is from 0 to 1.
+
+    A page that could not be read has an `error`, a short class such as needs_ocr, and its `reason` is the sentence.
+    """
 
     number: int
     route: Route
@@ -70,6 +73,7 @@ class Page:
     width: float = 0.0
     height: float = 0.0
     blocks: list[Block] = field(default_factory=list)
+    error: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Values that JSON can carry; written out because `dataclasses.asdict` takes longer than reading the page."""
@@ -82,6 +86,7 @@ class Page:
             "width": self.width,
             "height": self.height,
             "blocks": blocks,
+            "error": self.error,
         }
 
     @classmethod
