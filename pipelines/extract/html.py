@@ -1,35 +1,22 @@
 """The main text of an HTML page, without navigation, comments or boilerplate."""
 
-import codecs
-
 from resiliparse.extract.html2text import extract_plain_text
-from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 from resiliparse.parse.html import HTMLTree
+
+from pipelines.extract.html_blocks import read_blocks
+from pipelines.extract.html_markdown import to_markdown
+from pipelines.extract.html_tree import decode_html, html_charset, parse_html
 
 SOFT_HYPHEN = "\u00ad"
 
 
-def html_charset(data: bytes) -> str:
-    """The character encoding of a page: byte order mark, valid UTF-8, `<meta charset>`, then statistics.
+def html_to_markdown(page: bytes | str) -> str:
+    """A whole page as Markdown: all that a visitor sees, with its structure. It raises nothing on any input.
 
-    Valid multi-byte UTF-8 outranks the declaration, because pages re-encoded by a server keep their old one
-    and text in another encoding is almost never valid UTF-8 by accident.
+    Text that does not come from inside a child process should be trusted or short: see `isolate`.
     """
-    for mark, name in (
-        (codecs.BOM_UTF8, "utf-8"),
-        (codecs.BOM_UTF16_LE, "utf-16-le"),
-        (codecs.BOM_UTF16_BE, "utf-16-be"),
-    ):
-        if data.startswith(mark):
-            return name
-    # ISO-2022-JP is plain ASCII bytes with escapes: there, being valid UTF-8 says nothing.
-    if b"\x1b" not in data:
-        try:
-            data.decode("utf-8")
-            return "utf-8"
-        except UnicodeDecodeError:
-            pass
-    return str(detect_encoding(data, from_html_meta=True) or "utf-8").lower()
+    root = parse_html(page if isinstance(page, str) else decode_html(page, html_charset(page)))
+    return to_markdown(read_blocks(root).blocks) if root is not None else ""
 
 
 def read_html(data: bytes) -> dict[str, str]:
@@ -39,7 +26,7 @@ def read_html(data: bytes) -> dict[str, str]:
     nodes than the page has tags, so untrusted pages are read in a process of their own (see `isolate`).
     """
     charset = html_charset(data)
-    tree = HTMLTree.parse(bytes_to_str(data, charset, errors="replace"))
+    tree = HTMLTree.parse(decode_html(data, charset))
 
     def main_text(main_content: bool) -> str:
         return str(

@@ -1,0 +1,67 @@
+"""A page's bytes as a tree: its character encoding, and a parser that hostile markup neither stops nor feeds."""
+
+import codecs
+import re
+
+import lxml.html
+from lxml import etree
+from lxml.html import HtmlElement
+from resiliparse.parse.encoding import bytes_to_str, detect_encoding
+
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+_DECLARATION = re.compile(r"\s*<\?xml[^>]{0,200}>")
+_DOCTYPE = re.compile(r"\s*<!doctype[^>\[]{0,1000}\[[^\]]{0,100000}\]\s*>", re.I)
+
+
+def html_charset(data: bytes) -> str:
+    """The character encoding of a page: byte order mark, valid UTF-8, `<meta charset>`, then statistics.
+
+    Valid multi-byte UTF-8 outranks the declaration, because pages re-encoded by a server keep their old one
+    and text in another encoding is almost never valid UTF-8 by accident.
+    """
+    for mark, name in (
+        (codecs.BOM_UTF8, "utf-8"),
+        (codecs.BOM_UTF16_LE, "utf-16-le"),
+        (codecs.BOM_UTF16_BE, "utf-16-be"),
+    ):
+        if data.startswith(mark):
+            return name
+    # ISO-2022-JP is plain ASCII bytes with escapes: there, being valid UTF-8 says nothing.
+    if b"\x1b" not in data:
+        try:
+            data.decode("utf-8")
+            return "utf-8"
+        except UnicodeDecodeError:
+            pass
+    return str(detect_encoding(data, from_html_meta=True) or "utf-8").lower()
+
+
+def decode_html(data: bytes, charset: str) -> str:
+    return str(bytes_to_str(data, charset, errors="replace"))
+
+
+def parse_html(page: str) -> HtmlElement | None:
+    """The root element of a page, without comments; None where nothing is left to read.
+
+    HTML has no entities of its own to define and the parser opens no address. libxml2 gives up at a depth of 2,048
+    elements, and all that comes before is kept.
+    """
+    # A declaration would contradict the encoding that was found, an internal subset would become text.
+    page = _CONTROLS.sub("", page).removeprefix("\ufeff")
+    page = _DOCTYPE.sub("", _DECLARATION.sub("", page, count=1), count=1)
+    if not page.strip():
+        return None
+    parser = lxml.html.HTMLParser(
+        encoding="utf-8",
+        remove_comments=True,
+        remove_pis=True,
+        no_network=True,
+        huge_tree=True,
+        collect_ids=False,
+        default_doctype=False,
+    )
+    try:
+        root = etree.fromstring(page.encode(), parser)
+    except etree.ParserError:
+        return None
+    return root
