@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from schemas import paths
 from schemas.documents import TRAIN, VALIDATION
@@ -21,6 +20,21 @@ from schemas.languages import LANGUAGES, OTHER, UNDETERMINED
 from schemas.manifest import Manifest
 from schemas.tables import read_table
 from sluice import corpus, plots
+from sluice.blocks import (
+    LONG_TABLE,
+    ROWS_SHOWN,
+    Block,
+    Plot,
+    Sample,
+    Samples,
+    Section,
+    Stack,
+    Table,
+    count_by,
+    first_shown,
+    most_first,
+    percent,
+)
 from sluice.console import clock, size
 from sluice.run import RECIPE_FILE, UNFINISHED, VERSIONS_FILE, read_executions
 from sluice.summary import REPORT_FILE, Summary, find_stale, require_run, summarise_manifests
@@ -30,7 +44,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 SAMPLE_CHARACTERS = 300
 SAMPLES_PER_REASON, REASONS_SHOWN, ERRORS_SHOWN = 3, 24, 20
 NAMES_SHOWN, MIXTURE_CELLS = 14, 12  # bars of a plot; the rest are summed up
-ROWS_SHOWN, PAIRS_SHOWN, LONG_TABLE = 60, 40, 12  # rows of a table; long ones can be folded
+PAIRS_SHOWN = 40  # rows of a table
 SOURCES_SHOWN, LANGUAGES_HIT = 6, 3  # per reason
 METRICS_BYTES = 32 << 20  # of metrics.jsonl that are parsed; of a longer file every n-th line
 CURVE_POINTS, CELL_POINTS, CELLS_SHOWN, FAULTS_SHOWN = 500, 60, 8, 30
@@ -45,63 +59,6 @@ _OUTCOMES = {  # value of the column `outcome` -> name and series; in the order 
     VALIDATION: ("validation", 6),
 }
 _REJECTED = ("rejected", 8)
-
-
-@dataclass(frozen=True)
-class Plot:
-    title: str
-    svg: Markup
-    note: str = ""
-    wide: bool = False
-    kind: str = "plot"
-
-
-@dataclass(frozen=True)
-class Table:
-    """`align` has one letter a column: l or r. `folded` tables open on a click."""
-
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-    align: str
-    note: str = ""
-    folded: bool = False
-    kind: str = "table"
-
-
-@dataclass(frozen=True)
-class Sample:
-    where: str
-    text: str
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Samples:
-    title: str
-    groups: Mapping[str, Sequence[Sample]]
-    note: str = ""
-    folded: bool = True
-    kind: str = "samples"
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Blocks one below the other in one of the two columns."""
-
-    blocks: Sequence[Plot | Table]
-    kind: str = "stack"
-
-
-Block = Plot | Table | Samples | Stack
-
-
-@dataclass(frozen=True)
-class Section:
-    id: str
-    title: str
-    blocks: Sequence[Block]
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -248,8 +205,8 @@ def _tiles(run: _Run) -> list[tuple[str, str, str]]:
             (s.duplicates, "duplicates"),
             (s.contaminated, "contaminated"),
         ]
-        tiles += [(f"{n:,}", what, _percent(n, read)) for n, what in dropped if n is not None]
-        tiles.append((count(s.kept), "kept", _percent(s.kept or 0, read)))
+        tiles += [(f"{n:,}", what, percent(n, read)) for n, what in dropped if n is not None]
+        tiles.append((count(s.kept), "kept", percent(s.kept or 0, read)))
     if s.train_tokens is not None:
         tiles.append((short(s.train_tokens), "training tokens", f"{count(s.train_documents)} documents"))
     if s.validation_tokens is not None:
@@ -267,10 +224,6 @@ def _tiles(run: _Run) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _percent(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "–"
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # Documents
 
@@ -280,7 +233,7 @@ def _funnel(run: _Run) -> Section | None:
         return None
     frame, note = run.documents.frame, run.documents.note
     sources = _outcomes(frame, "source")
-    for name, number in (_count(run.rejects.frame, "source") if run.rejects is not None else {}).items():
+    for name, number in (count_by(run.rejects.frame, "source") if run.rejects is not None else {}).items():
         sources[name] = {_REJECTED[0]: number, **sources.get(name, {})}
     sources = _largest_first(sources, "source")
     table = _outcome_table("By source, in documents", sources, folded=len(sources) > LONG_TABLE)
@@ -331,11 +284,6 @@ def _by_source_and_language(documents: corpus.Table, manifests: Mapping[str, Man
     return Table("By source and language", head, body, "ll" + "r" * (len(head) - 2), documents.note, folded)
 
 
-def _count(frame: pl.DataFrame, column: str) -> dict[str, int]:
-    counted = frame.group_by(column).len().sort("len", column, descending=[True, False])
-    return dict(counted.iter_rows())
-
-
 def _outcomes(frame: pl.DataFrame, column: str) -> dict[str, dict[str, int]]:
     rows: dict[str, dict[str, int]] = {}
     for name, outcome, number in frame.group_by(column, "outcome").len().sort(column, "outcome").iter_rows():
@@ -364,11 +312,7 @@ def _outcome_table(title: str, rows: dict[str, dict[str, int]], folded: bool) ->
         [name, sum(row.values()), *(row.get(outcome, 0) for outcome in present)]
         for name, row in list(rows.items())[:ROWS_SHOWN]
     ]
-    return Table(title, ["", "all", *present], body, "l" + "r" * (len(present) + 1), _more(len(rows)), folded)
-
-
-def _more(rows: int) -> str:
-    return f"The first {ROWS_SHOWN} of {rows:,}." if rows > ROWS_SHOWN else ""
+    return Table(title, ["", "all", *present], body, "l" + "r" * (len(present) + 1), first_shown(len(rows)), folded)
 
 
 def _name_of(column: str, value: str) -> str:
@@ -385,9 +329,9 @@ def _reasons(run: _Run) -> list[Block]:
     """Of every stage the reasons with their documents, by source, and by the languages that they hit most."""
     assert run.documents is not None
     frame = run.documents.frame
-    sources = list(_count(frame, "source"))
+    sources = list(count_by(frame, "source"))
     if run.rejects is not None:
-        sources += [name for name in _count(run.rejects.frame, "source") if name not in sources]
+        sources += [name for name in count_by(run.rejects.frame, "source") if name not in sources]
     shown = sources if len(sources) <= SOURCES_SHOWN else sources[: SOURCES_SHOWN - 1]
     rows: list[list[Any]] = []
 
@@ -400,9 +344,9 @@ def _reasons(run: _Run) -> list[Block]:
             most = list(by_language.get(reason, {}).items())[:LANGUAGES_HIT]
             languages = ", ".join(f"{_name_of('language', name)} {count:,}" for name, count in most)
             by = [mine.get(name, 0) for name in shown]
-            rows.append([stage, reason, number, _percent(number, judged), *by, *rest, languages or None])
+            rows.append([stage, reason, number, percent(number, judged), *by, *rest, languages or None])
 
-    rejected = _most_first(run.summary.rejected)
+    rejected = most_first(run.summary.rejected)
     if rejected and run.rejects is not None:
         read = (run.summary.documents or 0) + sum(rejected.values())
         add("extract", rejected, read, run.rejects.frame, "error")
@@ -411,7 +355,7 @@ def _reasons(run: _Run) -> list[Block]:
         manifest = run.manifests.get(stage)
         if manifest is None:
             continue
-        reasons = _most_first(manifest.reasons)
+        reasons = most_first(manifest.reasons)
         judged = manifest.counts.get("documents", 0) - manifest.counts.get("not_judged", 0)
         add(stage, reasons, judged, frame, f"{stage}_reasons")
         for reason in reasons:
@@ -442,10 +386,6 @@ def _reasons(run: _Run) -> list[Block]:
         told = f"The documents with the smallest ids, which are hashes; the first {SAMPLE_CHARACTERS} characters."
         blocks.append(Samples("What was dropped, by reason", groups, told))
     return blocks
-
-
-def _most_first(reasons: Mapping[str, int]) -> dict[str, int]:
-    return dict(sorted(((name, n) for name, n in reasons.items() if n), key=lambda item: (-item[1], item[0])))
 
 
 def _count_pairs(frame: pl.DataFrame, column: str, by: str) -> dict[str, dict[str, int]]:
@@ -479,7 +419,7 @@ def _reject_samples(run: _Run) -> list[Block]:
     if run.rejects is None:
         return []
     groups = {}
-    for error in list(_most_first(run.summary.rejected))[:ERRORS_SHOWN]:
+    for error in list(most_first(run.summary.rejected))[:ERRORS_SHOWN]:
         some = run.rejects.frame.filter(pl.col("error") == error).sort("document_id").head(SAMPLES_PER_REASON)
         groups[printable(error, 80)] = [
             Sample(
@@ -503,7 +443,7 @@ def _languages(run: _Run) -> Section | None:
         bars[f"{len(ordered) - len(bars)} others"] = sum(number for _, number in ordered[NAMES_SHOWN - 1 :])
     domains: dict[str, float] = {}
     if run.documents is not None and "domain" in run.documents.frame.columns:
-        domains = dict(_count(run.documents.frame, "domain"))
+        domains = dict(count_by(run.documents.frame, "domain"))
     room = max(len(bars), len(domains))
     alt = f"Documents by language: {', '.join(f'{name} {number:,}' for name, number in list(bars.items())[:5])}"
     blocks: list[Block] = [Plot("Documents by language", plots.bars(bars, "documents", alt, room=room))]
@@ -512,7 +452,7 @@ def _languages(run: _Run) -> Section | None:
         svg = plots.bars(domains, "documents", alt, room=room)
         blocks.append(Plot("Documents by domain", svg, run.documents.note))
     total = sum(counted.values())
-    rows = [[_name_of("language", name), name, number, _percent(number, total)] for name, number in ordered]
+    rows = [[_name_of("language", name), name, number, percent(number, total)] for name, number in ordered]
     head = ["language", "label", "documents", "share"]
     blocks.append(Table("All languages", head, rows[:130], "llrr", folded=True))
     return Section("languages", "Languages and domains", blocks, "As extracted, before anything is dropped.")
@@ -924,17 +864,17 @@ def _origins(run: _Run) -> Section | None:
         return None
     blocks: list[Block] = []
     kept = run.documents.frame.filter(~pl.col("outcome").is_in(corpus.DROPPING))
-    documents = _count(kept, "licence")
+    documents = count_by(kept, "licence")
     by_licence: dict[str, int] = {}
     if run.tokens is not None:
         by_licence = dict(run.tokens.frame.group_by("licence").agg(pl.col("tokens").sum()).iter_rows())
     total = sum(by_licence.values())
     rows = [
-        [licence, number, by_licence.get(licence), _percent(by_licence.get(licence, 0), total)]
+        [licence, number, by_licence.get(licence), percent(by_licence.get(licence, 0), total)]
         for licence, number in documents.items()
     ]
     head = ["licence", "documents", "tokens", "share of tokens"]
-    note = " ".join(part for part in (run.documents.note, _more(len(rows))) if part)
+    note = " ".join(part for part in (run.documents.note, first_shown(len(rows))) if part)
     blocks.append(Table("Licences of the documents kept", head, rows[:ROWS_SHOWN], "lrrr", note))
     packages = kept.filter(pl.col("package").is_not_null())
     if packages.height:

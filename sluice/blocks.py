@@ -1,0 +1,84 @@
+"""What the sections of the report are made of, and the small words that they share."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+from markupsafe import Markup
+
+ROWS_SHOWN, LONG_TABLE = 60, 12  # rows of a table; long ones can be folded
+
+
+@dataclass(frozen=True)
+class Plot:
+    title: str
+    svg: Markup
+    note: str = ""
+    wide: bool = False
+    kind: str = "plot"
+
+
+@dataclass(frozen=True)
+class Table:
+    """`align` has one letter a column: l or r. `folded` tables open on a click."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    align: str
+    note: str = ""
+    folded: bool = False
+    kind: str = "table"
+
+
+@dataclass(frozen=True)
+class Sample:
+    where: str
+    text: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Samples:
+    title: str
+    groups: Mapping[str, Sequence[Sample]]
+    note: str = ""
+    folded: bool = True
+    kind: str = "samples"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Blocks one below the other in one of the two columns."""
+
+    blocks: Sequence[Plot | Table]
+    kind: str = "stack"
+
+
+Block = Plot | Table | Samples | Stack
+
+
+@dataclass(frozen=True)
+class Section:
+    id: str
+    title: str
+    blocks: Sequence[Block]
+    note: str = ""
+
+
+def percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+def first_shown(rows: int) -> str:
+    return f"The first {ROWS_SHOWN} of {rows:,}." if rows > ROWS_SHOWN else ""
+
+
+def count_by(frame: pl.DataFrame, column: str) -> dict[str, int]:
+    counted = frame.group_by(column).len().sort("len", column, descending=[True, False])
+    return dict(counted.iter_rows())
+
+
+def most_first(reasons: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(((name, n) for name, n in reasons.items() if n), key=lambda item: (-item[1], item[0])))
