@@ -5,6 +5,7 @@
 Coordinates are points of the page as a reader sees it, rotation applied, from the top left corner.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -123,3 +124,28 @@ class Document(Protocol):
 
 
 WRAPPED_HYPHEN = "\x02"
+SOFT_HYPHEN = "\u00ad"
+
+_MOST_PIXELS = 40_000_000
+_LONGEST_SIDE = 12_000  # pixels
+_MONO = re.compile(
+    r"mono(?!type)|courier|consol|typewriter|menlo|monaco|fixed|terminal|inconsolata|hack-|lucidacons|andale"
+    r"|source ?code|fira ?code|letter ?gothic|ocr-?[ab]\b|prestige|cmtt|cmsltt|cmitt|ectt|lmtt|sftt|txtt|nimbusmon",
+    re.IGNORECASE,
+)
+
+
+def is_mono(font: str) -> bool:
+    """Whether the name of a font is that of one with letters of one width."""
+    return _MONO.search(font) is not None
+
+
+def picture_scale(width: float, height: float, dpi: int | None, longest_side: int | None) -> float:
+    """Pixels per point for a page of that size in points, at `dpi` or with the longest side so many pixels.
+
+    Bounded whatever the page says of its size: 12,000 pixels a side, 40 million in all.
+    """
+    longest = max(width, height, 1.0)
+    scale = longest_side / longest if longest_side else (dpi or 72) / 72
+    area = max(width, 1.0) * max(height, 1.0)
+    return min(scale, _LONGEST_SIDE / longest, (_MOST_PIXELS / area) ** 0.5)
