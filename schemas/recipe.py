@@ -31,6 +31,7 @@ from schemas.languages import LABELS as LANGUAGE_LABELS
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=1000)]
+Temperature = Annotated[float, Field(ge=0, le=2)]
 
 ModelName = Literal[
     "qwen3-0.6b",
@@ -115,10 +116,22 @@ class Server(Section):
     key_variable: str = Field("OPENAI_API_KEY", description="Environment variable with the key; may be unset.")
     concurrency: int = Field(8, ge=1, le=1024, description="Requests under way at a time, for each worker.")
     seconds: float = Field(300.0, gt=0, le=86_400, description="Time limit for one answer.")
-    attempts: int = Field(8, ge=1, le=100, description="Requests for one page or chunk before it is given up.")
+    attempts: int = Field(
+        8, ge=1, le=100, description="Tries of one request while the server is busy, fails or is not there."
+    )
     max_tokens: int = Field(8_000, ge=1, description="Longest answer in tokens.")
     input_price: float = Field(0.0, ge=0, description="Price of a million tokens sent; for the sum in the report.")
     output_price: float = Field(0.0, ge=0, description="Price of a million tokens answered.")
+
+    @model_validator(mode="after")
+    def _address(self) -> "Server":
+        scheme, _, rest = self.url.partition("://")
+        host = rest.partition("/")[0]
+        if scheme not in ("http", "https") or not host or any(sign in self.url for sign in "?# \t\n"):
+            raise ValueError("`url` must be the address of a server, for example http://localhost:8000/v1")
+        if "@" in host:  # a recipe is copied into every run
+            raise ValueError(f"`url` holds a password; put it into the environment variable {self.key_variable}")
+        return self
 
 
 class Vision(Server):
@@ -127,6 +140,15 @@ class Vision(Server):
     pages: Literal["needed", "all"] = Field(
         "needed", description="`needed`: pages whose text layer will not do. `all`: every page but blank ones."
     )
+    temperatures: list[Temperature] = Field(
+        [0.1, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9, 1.0],
+        min_length=1,
+        max_length=20,
+        description="A page whose answer will not do is asked again, one answer for each of these at most.",
+    )
+    max_fallback: Share = Field(
+        0.004, description="A PDF is rejected when a larger share of its pages fell back from the model."
+    )
 
 
 class Refine(Server):
@@ -134,8 +156,14 @@ class Refine(Server):
 
     chunk_characters: int = Field(4_000, ge=200, description="Longest piece of text sent at a time.")
     overlap_characters: int = Field(300, ge=0, description="Text before a chunk that is sent along as context.")
-    max_length_change: float = Field(0.15, ge=0, le=1, description="Largest change of length, as a share.")
-    max_edit_distance: float = Field(0.25, ge=0, le=1, description="Largest edit distance, as a share of the length.")
+    temperatures: list[Temperature] = Field(
+        [0.0, 0.3],
+        min_length=1,
+        max_length=20,
+        description="A piece whose answer is rejected is asked again, one answer for each of these at most.",
+    )
+    max_length_change: Share = Field(0.15, description="Largest change of length, as a share.")
+    max_edit_distance: Share = Field(0.25, description="Largest edit distance, as a share of the length.")
 
 
 class Extract(Section):
@@ -171,6 +199,15 @@ class Extract(Section):
     shard_bytes: int = Field(
         8 << 20, ge=1, description="Input files are grouped to about this many bytes per document shard."
     )
+
+
+_HOW_A_SERVER_IS_ASKED = {"url", "key_variable", "concurrency", "seconds", "input_price", "output_price"}
+HOW_EXTRACTION_RUNS: dict[str, Any] = {
+    "answers": True,
+    "vision": _HOW_A_SERVER_IS_ASKED,
+    "refine": _HOW_A_SERVER_IS_ASKED,
+}
+"""Keys of `extract` that say how answers are come by and not what is asked; changing them makes nothing anew."""
 
 
 class Annotate(Section):
@@ -719,6 +756,9 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     decontaminate = recipe.decontaminate.model_copy(
         update={"benchmarks": [absolute(path) for path in recipe.decontaminate.benchmarks]}
     )
+    extract = recipe.extract
+    if extract.answers:
+        extract = extract.model_copy(update={"answers": absolute(extract.answers)})
     tokenizer, pretrain = recipe.tokenizer, recipe.pretrain
     if tokenizer.path:
         tokenizer = tokenizer.model_copy(update={"path": absolute(tokenizer.path)})
@@ -732,6 +772,7 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
         pretrain = pretrain.model_copy(update={"cache_folder": absolute(pretrain.cache_folder)})
     return recipe.model_copy(
         update={
+            "extract": extract,
             "sources": sources,
             "decontaminate": decontaminate,
             "tokenizer": tokenizer,
