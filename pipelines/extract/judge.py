@@ -1,0 +1,163 @@
+"""Whether the text layer of a page can be used: the way a page goes, why, and how sure that is.
+
+A blank page goes no further, a page whose letters are pictures, outlines or wrong goes to recognition. Wrong letters
+that look plausible, from a font with a wrong map to Unicode, are told by the statistics of `letters`: for the page as
+a whole and for each of its fonts. False alarms cost as much as misses: where a page has too little to go by, its text
+is taken as it is.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.extract import letters
+from pipelines.extract.letters import BROKEN, DIGIT, LETTER, MARK, SPACE, SYMBOL
+from pipelines.extract.page import Box, Line, PageContent, Route
+
+_OUTLINES = 20  # vector shapes on a page without text from which on it may hold text drawn as outlines
+_MANY_OUTLINES = 300  # the same beside a few letters
+_FEW = 20  # characters that may lie beside outlines, such as a page number
+_PICTURE = 0.02  # of the page: smaller images are ornaments
+_SCAN = 0.6  # of the page by images
+_STAMP = 200  # characters over a scan that are a stamp rather than its text
+_GLYPH_NUMBER = re.compile(r"\(cid:\d{1,6}\)")
+_BROKEN = 0.1  # of the characters without a Unicode value
+_SYMBOLS = 0.5  # of the characters, the two most frequent signs left out
+_ENOUGH_SYMBOLS = 40
+_MIXED = 0.1  # of the pairs of neighbouring letters by two scripts
+_ENOUGH_PAIRS = 30
+_LONGEST_SAMPLE = 6000  # characters
+_ENOUGH = 25  # judged places below which letters say nothing; a single font needs _FONT_ENOUGH
+_FONT_ENOUGH = 60
+_FONT_SHARE = 0.15  # of the judged places in wrong fonts, or
+_FONT_PLACES = 300  # so many of them, that make a page wrong
+_UNSURE = 12.0  # nats: short texts may look this much worse
+_WORST = -0.2  # nats a place: what long texts may look like
+_FONT_MARGIN = 0.15  # nats a place: several fonts are several chances of a false alarm
+
+_SPACED_SCRIPTS = LETTER + 1 + letters.SCRIPTS.index("Han")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The way a page goes, the reason in a few words, and how sure the text layer is: 0 to 1."""
+
+    route: Route
+    reason: str
+    confidence: float
+
+
+def judge(content: PageContent) -> Verdict:
+    """Judge the text layer of one page; route text_layer, ocr or blank."""
+    lines = [line for block in content.blocks for line in block]
+    characters = sum(map(_visible, lines))
+    covered = _covered(content.images, content.width, content.height)
+    if characters == 0:
+        if covered >= _PICTURE:
+            return Verdict("ocr", "an image without a text layer", 1.0)
+        if content.paths >= _OUTLINES:
+            return Verdict("ocr", "letters drawn as outlines, without a text layer", 0.5)
+        return Verdict("blank", "nothing on the page", 1.0)
+    if covered >= _SCAN and characters < _STAMP:
+        return Verdict("ocr", "a few characters over an image of the whole page", 0.9)
+    if characters < _FEW and content.paths >= _MANY_OUTLINES:
+        return Verdict("ocr", "letters drawn as outlines, with few as text", 0.5)
+    reason, confidence = _judge_text(_sample(lines, characters))
+    if reason:
+        return Verdict("ocr", reason, confidence)
+    if covered >= _SCAN and all(line.hidden for line in lines):
+        return Verdict("text_layer", "text recognised before, hidden under an image", 0.8 * confidence)
+    return Verdict("text_layer", "a sane text layer", confidence)
+
+
+def _visible(line: Line) -> int:
+    return len(line.text) - line.text.count(" ")
+
+
+def _covered(images: Sequence[Box], width: float, height: float) -> float:
+    """The share of the page that images cover, overlaps counted twice."""
+    area = 0.0
+    for left, top, right, bottom in images:
+        area += max(0.0, min(right, width) - max(left, 0.0)) * max(0.0, min(bottom, height) - max(top, 0.0))
+    return area / max(width * height, 1.0)
+
+
+def _sample(lines: list[Line], characters: int) -> list[Line]:
+    """Lines from all over the page, about `_LONGEST_SAMPLE` characters together."""
+    return lines[:: characters // _LONGEST_SAMPLE + 1]
+
+
+def _judge_text(lines: list[Line]) -> tuple[str, float]:
+    """What is wrong with the text, or "", and how sure that is."""
+    model = letters.load()
+    texts = [line.text.lower() for line in lines]
+    text = "\n".join(texts)
+    if "(cid:" in text:
+        numbers = sum(len(number) for number in _GLYPH_NUMBER.findall(text))
+        if numbers >= _BROKEN * len(text):
+            return "glyph numbers in place of letters", 1.0
+    points, kinds = letters.encode(text, model.classes)
+    count = np.bincount(kinds, minlength=MARK)
+    visible = len(kinds) - int(count[SPACE])
+    if count[BROKEN] >= _BROKEN * visible:
+        return "characters without a Unicode value", 1.0
+    if count[SYMBOL] >= _SYMBOLS * visible and visible >= _ENOUGH_SYMBOLS:
+        signs = np.bincount(points[kinds == SYMBOL])
+        if count[SYMBOL] - np.sort(signs)[-2:].sum() >= _SYMBOLS * visible:
+            return "signs in place of letters", 0.9
+    if _mixed_scripts(kinds):
+        return "words of letters from several scripts", 0.9
+    places, values = letters.evidence(points, kinds, model)
+    return _judge_letters(lines, texts, places, values)
+
+
+def _mixed_scripts(kinds: npt.NDArray[np.uint8]) -> bool:
+    """Whether many neighbouring letters are of two scripts; Chinese, Japanese and Korean go with all others."""
+    before, after = kinds[:-1], kinds[1:]
+    pairs = (before > LETTER) & (after > LETTER)
+    count = int(np.count_nonzero(pairs))
+    if count < _ENOUGH_PAIRS:
+        return False
+    mixed = pairs & (before != after) & ~_goes_with_all(before) & ~_goes_with_all(after)
+    return int(np.count_nonzero(mixed)) >= _MIXED * count
+
+
+def _goes_with_all(kinds: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    return (kinds >= _SPACED_SCRIPTS) & (kinds <= LETTER + 1 + letters.SCRIPTS.index("Bopomofo"))
+
+
+def _judge_letters(
+    lines: list[Line], texts: list[str], places: npt.NDArray[np.intp], values: npt.NDArray[np.float64]
+) -> tuple[str, float]:
+    count = len(places)
+    if count < _ENOUGH:
+        return "", 0.5
+    mean = float(values.mean())
+    margin = mean - _bound(count)
+    if margin < 0:
+        return "letters in an order that no language has", _sure(-margin)
+    fonts = {line.font for line in lines}
+    if len(fonts) > 1:
+        number = {font: at for at, font in enumerate(sorted(fonts))}
+        font_of_line = [number[line.font] for line in lines]
+        font = np.repeat(font_of_line, [len(text) + 1 for text in texts])[places]
+        counts = np.bincount(font, minlength=len(fonts))
+        means = np.bincount(font, weights=values, minlength=len(fonts)) / np.maximum(counts, 1)
+        wrong = int(counts[(counts >= _FONT_ENOUGH) & (means < _bound(counts) - _FONT_MARGIN)].sum())
+        if wrong >= min(_FONT_SHARE * count, _FONT_PLACES):
+            return "a font whose letters are in an order that no language has", 0.8
+    return "", _sure(margin)
+
+
+def _bound(count: npt.NDArray[np.intp] | int) -> npt.NDArray[np.float64] | float:
+    """The lowest mean evidence, in nats a place, of so many places of real text."""
+    return _WORST - _UNSURE / np.maximum(count, 1)
+
+
+def _sure(margin: float) -> float:
+    """Half at the bound, nearly one at a nat beyond it."""
+    return round(1.0 / (1.0 + exp(-5.0 * margin)), 2)

@@ -1,0 +1,111 @@
+"""How much a text's letters look like writing, by statistics of neighbouring letters in many languages.
+
+A font with a wrong map to Unicode gives plausible letters in an order that no language has. The packaged model tells
+the two apart: for every triple of neighbouring letters it holds the logarithm of how much likelier real text is to
+show it than text that went through such a map. Writings of many characters (Chinese, Japanese, Korean) are judged by
+characters and pairs. `train_judge` makes the model; `models/letters.md` has its data, licences and figures.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+MODEL = Path(__file__).parent / "models" / "letters.npz"
+
+# Classes of characters. The numbers from LETTER on are letters: of no script of their own, then of SCRIPTS in order.
+OTHER, SPACE, DIGIT, SYMBOL, BROKEN, MARK, LETTER = range(7)
+SCRIPTS = (
+    *("Latin", "Greek", "Cyrillic", "Armenian", "Hebrew", "Arabic", "Devanagari", "Bengali", "Gurmukhi", "Gujarati"),
+    *("Oriya", "Tamil", "Telugu", "Kannada", "Malayalam", "Sinhala", "Thai", "Lao", "Myanmar", "Georgian", "Khmer"),
+    *("Han", "Hiragana", "Katakana", "Hangul"),  # judged by characters and pairs
+    *("Bopomofo", "Ethiopic", "Tibetan", "Syriac", "Thaana", "Cherokee", "Mongolian", "Yi", "Coptic"),  # not judged
+)
+_SPACED = LETTER + 1 + SCRIPTS.index("Han")  # classes from LETTER + 1 to here: letters of alphabets
+_WIDE = LETTER + 1 + SCRIPTS.index("Bopomofo")  # from _SPACED to here: writings of many characters
+LATIN = LETTER + 1 + SCRIPTS.index("Latin")
+
+ASTRAL = 0xFFFF + 1  # stands for every code point beyond the first plane
+TRIPLES, PAIRS = 18, 16  # bits of the tables
+STEP = 0.5  # nats of one unit in the tables
+_LONGEST_WORD = 48  # letters without a space; longer runs are keys, sequences and encoded bytes
+_A, _B = np.uint32(0x9E3779B1), np.uint32(0x85EBCA6B)
+
+
+@dataclass(frozen=True)
+class Letters:
+    """The packaged model: classes of the code points, and tables of evidence in units of STEP nats."""
+
+    classes: npt.NDArray[np.uint8]
+    triples: npt.NDArray[np.int8]
+    pairs: npt.NDArray[np.int8]
+    characters: npt.NDArray[np.int8]
+
+
+@cache
+def load() -> Letters:
+    with np.load(MODEL, allow_pickle=False) as file:
+        return Letters(file["classes"], file["triples"], file["pairs"], file["characters"])
+
+
+def encode(text: str, classes: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
+    """Code points of a text in small letters, all spaces alike, and their classes."""
+    points = np.minimum(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32), ASTRAL)
+    kinds = classes[points]
+    points[kinds == SPACE] = 32
+    return points, kinds
+
+
+def triples(
+    points: npt.NDArray[np.uint32], kinds: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.uint32]]:
+    """Places of an alphabet's letters with a letter beside them and no digit, and their slots in the table."""
+    letter = kinds >= MARK
+    judged = (letter & (kinds < _SPACED) & (kinds != LETTER))[1:-1]
+    judged &= letter[:-2] | letter[2:]
+    judged &= (kinds[:-2] != DIGIT) & (kinds[2:] != DIGIT)
+    places = np.flatnonzero(judged)
+    before, here, after = points[places], points[places + 1], points[places + 2]
+    slots = (((before * _A ^ here) * _B ^ after) * _A) >> np.uint32(32 - TRIPLES)
+    return places + 1, slots
+
+
+def pairs(
+    points: npt.NDArray[np.uint32], kinds: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.uint32]]:
+    """Places of the first of two characters of writings of many characters, and their slots in the table."""
+    wide = (kinds >= _SPACED) & (kinds < _WIDE)
+    places = np.flatnonzero(wide[:-1] & wide[1:])
+    slots = ((points[places] * _A ^ points[places + 1]) * _B) >> np.uint32(32 - PAIRS)
+    return places, slots
+
+
+def characters(points: npt.NDArray[np.uint32], kinds: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
+    """Places of characters of writings of many characters."""
+    return np.flatnonzero((kinds >= _SPACED) & (kinds < _WIDE))
+
+
+def evidence(
+    points: npt.NDArray[np.uint32], kinds: npt.NDArray[np.uint8], model: Letters
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    """Places in the text and, for each, how much more it looks like writing than like a wrong map, in nats."""
+    places, slots = triples(points, kinds)
+    values = model.triples[slots]
+    if len(places):
+        word = (kinds[places] != LATIN) | _in_short_words(kinds)[places]
+        places, values = places[word], values[word]
+    if kinds.max(initial=0) >= _SPACED:
+        wide, slots = pairs(points, kinds)
+        single = characters(points, kinds)
+        places = np.concatenate((places, wide, single))
+        values = np.concatenate((values, model.pairs[slots], model.characters[points[single]]))
+    return places, values * STEP
+
+
+def _in_short_words(kinds: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Whether each character lies in a run without spaces that is short enough for a word."""
+    ends = np.flatnonzero(kinds == SPACE)
+    lengths = np.diff(ends, prepend=-1, append=len(kinds))
+    return np.repeat(lengths <= _LONGEST_WORD + 1, lengths)[: len(kinds)]
