@@ -56,7 +56,44 @@ class Stack:
     kind: str = "stack"
 
 
-Block = Plot | Table | Samples | Stack
+@dataclass(frozen=True)
+class PageSample:
+    """A page beside its text; `picture` is a data URI, or empty with a note that says why."""
+
+    where: str
+    facts: str
+    text: str
+    picture: str
+    note: str
+
+
+@dataclass(frozen=True)
+class PageSamples:
+    title: str
+    groups: Mapping[str, Sequence[PageSample]]
+    note: str = ""
+    folded: bool = False
+    kind: str = "pages"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two texts as one: pieces that are the `same`, `out` of the first or `in` the second."""
+
+    where: str
+    pieces: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Differences:
+    title: str
+    groups: Mapping[str, Sequence[Difference]]
+    note: str = ""
+    folded: bool = False
+    kind: str = "differences"
+
+
+Block = Plot | Table | Samples | Stack | PageSamples | Differences
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ The sidecars of a shard have its row order, so they are put side by side and not
 shards are read, chosen by hash; the text only of the documents that are shown.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas import paths
+from schemas.documents import PAGES
 from schemas.errors import DataError
 from schemas.hashing import uniform
 from schemas.manifest import FileEntry, Manifest
@@ -41,13 +42,14 @@ class Table:
     frame: pl.DataFrame
     shards: int
     of: int
+    unit: str = "documents"
 
     @property
     def note(self) -> str:
         """What a reader has to know of the sample; empty if there is none."""
         if self.shards == self.of:
             return ""
-        return f"Counted in {self.shards:,} of {self.of:,} shards, chosen by hash: {self.frame.height:,} documents."
+        return f"Counted in {self.shards:,} of {self.of:,} shards, chosen by hash: {self.frame.height:,} {self.unit}."
 
 
 def choose_shards(entries: Sequence[FileEntry], rows: int = MAX_ROWS) -> list[int]:
@@ -206,11 +208,82 @@ def read_texts(
     folder: str, manifest: Manifest, wanted: Iterable[tuple[int, int]], characters: int
 ) -> dict[tuple[int, int], Text]:
     """The beginnings of documents by (shard, row); each row group is read once, and no more than MAX_TEXT_GROUPS."""
+    found: dict[tuple[int, int], Text] = {}
+    columns = ["source", "path", "locator", "text"]
+    for shard, row, values in read_chosen(folder, manifest.select("documents"), wanted, columns):
+        # Of a long text no more is copied than the few characters that are shown.
+        text = pc.utf8_slice_codeunits(values["text"], 0, characters).as_py()
+        source, path, locator = (str(values[name]) for name in columns[:3])
+        found[shard, row] = Text(source, path, locator, text)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Pages and refinements
+
+
+def read_pages(folder: str, manifests: Mapping[str, Manifest]) -> Table | None:
+    """The page table of the chosen shards with the column `shard`; None where no file had pages."""
+    return _read_rows(folder, manifests, "pages", "pages", [*PAGES.names])
+
+
+def read_refinements(folder: str, manifests: Mapping[str, Manifest]) -> Table | None:
+    """What became of each refined chunk, without the texts, with the columns `shard` and `row`; None without any."""
+    names = ["document_id", "chunk", "accepted", "reason", "model"]
+    return _read_rows(folder, manifests, "refinements", "chunks", names)
+
+
+def _read_rows(folder: str, manifests: Mapping[str, Manifest], part: str, unit: str, names: list[str]) -> Table | None:
+    """Columns of `extract/<part>`, ids as plain bytes, with the number of the shard and of the row in it."""
+    shards = manifests["extract"].select(part) if "extract" in manifests else []
+    if not any(entry.rows for entry in shards):
+        return None
+    chosen = choose_shards(shards)
+    tables = []
+    for index in chosen:
+        table = read_table(paths.join(folder, "extract", shards[index].path), names)
+        table = table.set_column(0, "document_id", table["document_id"].cast(pa.binary()))
+        table = table.append_column("shard", pa.array(np.full(table.num_rows, index, np.int32)))
+        tables.append(table.append_column("row", pa.array(np.arange(table.num_rows, dtype=np.int64))))
+    frame = pl.from_arrow(pa.concat_tables(tables))
+    assert isinstance(frame, pl.DataFrame)
+    return Table(frame, len(chosen), len(shards), unit)
+
+
+def read_page_texts(
+    folder: str, manifest: Manifest, wanted: Iterable[tuple[int, bytes, int]], characters: int
+) -> dict[tuple[int, bytes, int], str]:
+    """The beginnings of pages by (shard, document id, page number); a page without text is left out."""
     shards = manifest.select("documents")
+    by_shard: dict[int, dict[bytes, set[int]]] = {}
+    for shard, document, page in wanted:
+        by_shard.setdefault(shard, {}).setdefault(document, set()).add(page)
+    places: list[tuple[int, int]] = []
+    for shard, documents in by_shard.items():
+        ids = read_table(paths.join(folder, "extract", shards[shard].path), ["document_id"])["document_id"]
+        mask = pc.is_in(ids.cast(pa.binary()), pa.array(list(documents), pa.binary()))
+        places += [(shard, row) for row in np.flatnonzero(mask.to_numpy()).tolist()]
+    found: dict[tuple[int, bytes, int], str] = {}
+    for shard, _, values in read_chosen(folder, shards, places, ["document_id", "pages", "text"]):
+        document = values["document_id"].as_py()
+        for span in values["pages"].as_py():
+            if span["page"] in by_shard[shard][document]:
+                end = min(span["end"], span["begin"] + characters)
+                text = pc.utf8_slice_codeunits(values["text"], span["begin"], end).as_py()
+                found[shard, document, span["page"]] = text
+    return found
+
+
+def read_chosen(
+    folder: str, shards: Sequence[FileEntry], wanted: Iterable[tuple[int, int]], columns: list[str]
+) -> Iterator[tuple[int, int, dict[str, pa.Scalar]]]:
+    """Rows of the extraction by (shard, row); each row group is read once, and no more than MAX_TEXT_GROUPS.
+
+    A value is converted only as far as it is asked for, so a long text costs no copy.
+    """
     by_shard: dict[int, list[int]] = {}
     for shard, row in sorted(set(wanted)):
         by_shard.setdefault(shard, []).append(row)
-    found: dict[tuple[int, int], Text] = {}
     groups = 0
     for shard, rows in by_shard.items():
         path = paths.join(folder, "extract", shards[shard].path)
@@ -222,17 +295,11 @@ def read_texts(
                 which = np.searchsorted(ends, rows, side="right")
                 for group in sorted(set(which.tolist())):
                     if groups == MAX_TEXT_GROUPS:
-                        return found
+                        return
                     groups += 1
-                    here = [row for row, its in zip(rows, which.tolist()) if its == group]
-                    table = file.read_row_group(group, columns=["source", "path", "locator", "text"])
                     begin = int(ends[group]) - sizes[group]
-                    # Not by `take`, which would copy whole texts, but of each the few characters that are shown.
-                    for row in here:
-                        part = table.slice(row - begin, 1)
-                        text = pc.utf8_slice_codeunits(part["text"], 0, characters)[0].as_py()
-                        source, path_, locator = (str(part[name][0]) for name in ("source", "path", "locator"))
-                        found[shard, row] = Text(source, path_, locator, text)
+                    table = file.read_row_group(group, columns=columns)
+                    for row in (row for row, its in zip(rows, which.tolist()) if its == group):
+                        yield shard, row, {name: table[name][row - begin] for name in columns}
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{path}: cannot be read: {error}") from error
-    return found

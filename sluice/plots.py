@@ -123,10 +123,11 @@ def _by_row(items: Sequence[Any], columns: int) -> list[Any]:
     return [item for column in range(columns) for item in items[column::columns]]
 
 
-def _ticks(axis: Any) -> None:
+def _ticks(axis: Any, whole: bool = False) -> None:
+    """Up to seven plain labels; only `whole` numbers where something is counted."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], integer=whole))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if abs(value) < 10_000 else short(value)))
 
 
@@ -206,20 +207,22 @@ def before_after(
     return found[0]
 
 
-def histogram(edges: np.ndarray, counts: Mapping[str, np.ndarray], label: str, unit: str, alt: str) -> Markup:
-    """Stacked histograms over common edges; at most two names."""
+def histogram(
+    edges: np.ndarray, counts: Mapping[str, np.ndarray], label: str, unit: str, alt: str, series: int = 1
+) -> Markup:
+    """Stacked histograms over common edges; at most two names, the first in the colour of `series`."""
     found: list[Markup] = []
     with _axes(NARROW, 2.3, found, alt, legend=True) as axes:
         below = np.zeros(len(edges) - 1)
-        for (name, height), series in zip(counts.items(), (1, 5)):
+        for (name, height), colour in zip(counts.items(), (series, 5)):
             top = below + height
-            axes.stairs(top, edges, baseline=below, fill=True, color=_COLOURS[series - 1], label=name, linewidth=0)
+            axes.stairs(top, edges, baseline=below, fill=True, color=_COLOURS[colour - 1], label=name, linewidth=0)
             below = top
         axes.set_xlim(edges[0], edges[-1])
         axes.set_ylim(0, max(1.0, 1.05 * below.max(initial=0)))
         axes.set_xlabel(label)
         axes.set_ylabel(unit)
-        _ticks(axes.yaxis)
+        _ticks(axes.yaxis, whole=True)
         axes.grid(False, axis="x")
     return found[0]
 
@@ -238,7 +241,7 @@ def columns(values: Mapping[str, Mapping[str, float]], label: str, unit: str, al
         axes.set_xticks(places[::every], names[::every])
         axes.set_xlabel(label)
         axes.set_ylabel(unit)
-        _ticks(axes.yaxis)
+        _ticks(axes.yaxis, whole=True)
         axes.grid(False, axis="x")
     return found[0]
 

@@ -36,6 +36,7 @@ from sluice.blocks import (
     percent,
 )
 from sluice.console import clock, size
+from sluice.report_extraction import models_section, pages_section, refinement_section
 from sluice.run import RECIPE_FILE, UNFINISHED, VERSIONS_FILE, read_executions
 from sluice.summary import REPORT_FILE, Summary, find_stale, require_run, summarise_manifests
 from sluice.text import count, printable, short
@@ -83,6 +84,7 @@ class _Run:
     documents: corpus.Table | None
     tokens: corpus.Table | None
     rejects: corpus.Table | None
+    pages: corpus.Table | None
     metrics: _Metrics | None
     recipe: dict[str, Any]
 
@@ -105,10 +107,11 @@ def write_report(run_folder: str) -> str:
         documents=corpus.read_documents(run_folder, manifests, environments),
         tokens=corpus.read_tokens(run_folder, manifests),
         rejects=corpus.read_rejects(run_folder, manifests),
+        pages=corpus.read_pages(run_folder, manifests),
         metrics=_read_training(run_folder, manifests),
         recipe=recipe,
     )
-    of_data = (_funnel, _languages, _scores, _sizes, _tokenizer, _mixture)
+    of_data = (_funnel, _pages, _models, _refinement, _languages, _scores, _sizes, _tokenizer, _mixture)
     of_model = (_training_details, _evaluation, _continuations)
     makers = (_training, *of_data, *of_model, _stages, _origins, _software)  # what is looked at first comes first
     sections = [section for make in makers if (section := make(run)) is not None]
@@ -430,6 +433,18 @@ def _reject_samples(run: _Run) -> list[Block]:
         ]
     groups = {error: found for error, found in groups.items() if found}
     return [Samples("What could not be extracted, by error", groups, run.rejects.note)] if groups else []
+
+
+def _pages(run: _Run) -> Section | None:
+    return pages_section(run.folder, run.manifests["extract"], run.pages, run.recipe) if run.pages else None
+
+
+def _models(run: _Run) -> Section | None:
+    return models_section(run.folder, run.manifests, run.recipe)
+
+
+def _refinement(run: _Run) -> Section | None:
+    return refinement_section(run.folder, run.manifests, run.pages)
 
 
 def _languages(run: _Run) -> Section | None:

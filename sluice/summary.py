@@ -17,6 +17,14 @@ from sluice.run import RECIPE_FILE, RUN_FILE, UNFINISHED, read_executions
 from sluice.text import aligned, count, printable
 
 REPORT_FILE = "report.html"
+UNREADABLE = "unreadable"
+PAGE_ROUTES = {  # what became of a page -> what people read
+    "text_layer": "text layer",
+    "ocr": "ocr",
+    "vlm": "vlm",
+    "blank": "blank",
+    UNREADABLE: "unreadable",
+}
 _SAMPLE_BYTES, _SAMPLE_CHARACTERS = 1 << 20, 120
 
 
@@ -65,6 +73,7 @@ class Summary:
     folder: str
     documents: int | None
     rejected: dict[str, int]  # error -> inputs that became no document
+    pages: dict[str, int]  # a key of PAGE_ROUTES -> pages of PDF files
     filtered: int | None
     duplicates: int | None
     contaminated: int | None
@@ -158,6 +167,7 @@ def summarise_manifests(folder: str, everything: dict[str, Manifest]) -> Summary
         folder=folder,
         documents=documents,
         rejected=dict(sorted(extract.reasons.items())) if extract else {},
+        pages=_pages(extract),
         filtered=filtered,
         duplicates=duplicates,
         contaminated=contaminated,
@@ -176,6 +186,11 @@ def summarise_manifests(folder: str, everything: dict[str, Manifest]) -> Summary
         costs=tuple(_cost(everything[name], executions) for name in STAGES if name in everything),
         stale=stale,
     )
+
+
+def _pages(extract: Manifest | None) -> dict[str, int]:
+    counts = extract.counts if extract else {}
+    return {route: number for route in PAGE_ROUTES if (number := counts.get(f"{route}_pages", 0))}
 
 
 def _dropped(manifests: dict[str, Manifest], stage: str) -> int | None:
@@ -270,6 +285,9 @@ def summary_lines(summary: Summary) -> list[str]:
     rows: list[list[str]] = []
     if summary.documents is not None:
         rows.append(["documents", _documents_line(summary)])
+    if summary.pages:
+        shown = (f"{number:,} {PAGE_ROUTES[route]}" for route, number in summary.pages.items())
+        rows.append(["pages", " · ".join(shown)])
     if summary.train_documents is not None:
         rows.append(["split", _split_line(summary)])
     if summary.parameters is not None:

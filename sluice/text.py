@@ -18,6 +18,12 @@ def printable(text: str, limit: int = 200) -> str:
     return shown + ELLIPSIS if len(text) > limit else shown
 
 
+def printable_lines(text: str, limit: int) -> str:
+    """At most `limit` characters of `text`, harmless as `printable` makes them, with the line feeds that it has."""
+    shown = "\n".join(printable(line, limit) for line in text[:limit].split("\n"))
+    return shown + ELLIPSIS if len(text) > limit else shown
+
+
 def _name(match: re.Match[str]) -> str:
     character = match.group()
     if character in "\n\u2028\u2029":
