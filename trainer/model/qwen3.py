@@ -7,6 +7,7 @@ C the hidden size, H the query heads, K the key/value heads, D the head width, V
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -171,11 +172,17 @@ class Qwen3(nn.Module):
         """Change the base of the rotary frequencies from the next forward on (ABF, between stages)."""
         self.config = replace(self.config, rope_base=base)
 
-    @torch.no_grad()
     def init_weights(self, seed: int) -> None:
         """Fill every parameter in place; the values depend on the seed and the parameter's name alone."""
-        for name, parameter in self.named_parameters():
+
+        @torch.no_grad()  # it holds in one thread
+        def draw(name: str, parameter: torch.Tensor) -> None:
             parameter.copy_(initial_value(name, parameter.shape, self.config.init_std, seed))
+
+        # One core draws 14 million numbers a second, and GPUs wait for them.
+        with ThreadPoolExecutor() as pool:
+            for _ in pool.map(draw, *zip(*self.named_parameters())):
+                pass
 
     def forward(
         self,
