@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.extract import letters
-from pipelines.extract.letters import BROKEN, DIGIT, LETTER, MARK, SPACE, SYMBOL
+from pipelines.extract.letters import BROKEN, LETTER, MARK, SPACE, SYMBOL
 from pipelines.extract.page import Box, Line, PageContent, Route
 
 _OUTLINES = 20  # vector shapes on a page without text from which on it may hold text drawn as outlines
@@ -30,11 +30,10 @@ _SYMBOLS = 0.5  # of the characters, the two most frequent signs left out
 _ENOUGH_SYMBOLS = 40
 _MIXED = 0.1  # of the pairs of neighbouring letters by two scripts
 _ENOUGH_PAIRS = 30
-_LONGEST_SAMPLE = 6000  # characters
-_ENOUGH = 25  # judged places below which letters say nothing; a single font needs _FONT_ENOUGH
-_FONT_ENOUGH = 60
-_FONT_SHARE = 0.15  # of the judged places in wrong fonts, or
-_FONT_PLACES = 300  # so many of them, that make a page wrong
+_LONGEST_SAMPLE = 2500  # characters
+_ENOUGH = 25  # judged places below which letters say nothing
+_FONT_ENOUGH = 80  # the same for one font among several
+_FONT_SHARE = 0.3  # of the judged places in wrong fonts that makes a page wrong
 _UNSURE = 12.0  # nats: short texts may look this much worse
 _WORST = -0.2  # nats a place: what long texts may look like
 _FONT_MARGIN = 0.15  # nats a place: several fonts are several chances of a false alarm
@@ -54,7 +53,8 @@ class Verdict:
 def judge(content: PageContent) -> Verdict:
     """Judge the text layer of one page; route text_layer, ocr or blank."""
     lines = [line for block in content.blocks for line in block]
-    characters = sum(map(_visible, lines))
+    text = " ".join([line.text for line in lines])
+    characters = len(text) - text.count(" ")
     covered = _covered(content.images, content.width, content.height)
     if characters == 0:
         if covered >= _PICTURE:
@@ -66,16 +66,15 @@ def judge(content: PageContent) -> Verdict:
         return Verdict("ocr", "a few characters over an image of the whole page", 0.9)
     if characters < _FEW and content.paths >= _MANY_OUTLINES:
         return Verdict("ocr", "letters drawn as outlines, with few as text", 0.5)
-    reason, confidence = _judge_text(_sample(lines, characters))
+    if characters > _LONGEST_SAMPLE:
+        lines = lines[:: characters // _LONGEST_SAMPLE + 1]
+        text = " ".join([line.text for line in lines])
+    reason, confidence = _judge_text(lines, text)
     if reason:
         return Verdict("ocr", reason, confidence)
     if covered >= _SCAN and all(line.hidden for line in lines):
         return Verdict("text_layer", "text recognised before, hidden under an image", 0.8 * confidence)
     return Verdict("text_layer", "a sane text layer", confidence)
-
-
-def _visible(line: Line) -> int:
-    return len(line.text) - line.text.count(" ")
 
 
 def _covered(images: Sequence[Box], width: float, height: float) -> float:
@@ -86,16 +85,9 @@ def _covered(images: Sequence[Box], width: float, height: float) -> float:
     return area / max(width * height, 1.0)
 
 
-def _sample(lines: list[Line], characters: int) -> list[Line]:
-    """Lines from all over the page, about `_LONGEST_SAMPLE` characters together."""
-    return lines[:: characters // _LONGEST_SAMPLE + 1]
-
-
-def _judge_text(lines: list[Line]) -> tuple[str, float]:
-    """What is wrong with the text, or "", and how sure that is."""
+def _judge_text(lines: list[Line], text: str) -> tuple[str, float]:
+    """What is wrong with the text of the lines, joined by spaces, or "", and how sure that is."""
     model = letters.load()
-    texts = [line.text.lower() for line in lines]
-    text = "\n".join(texts)
     if "(cid:" in text:
         numbers = sum(len(number) for number in _GLYPH_NUMBER.findall(text))
         if numbers >= _BROKEN * len(text):
@@ -109,10 +101,10 @@ def _judge_text(lines: list[Line]) -> tuple[str, float]:
         signs = np.bincount(points[kinds == SYMBOL])
         if count[SYMBOL] - np.sort(signs)[-2:].sum() >= _SYMBOLS * visible:
             return "signs in place of letters", 0.9
-    if _mixed_scripts(kinds):
+    if np.count_nonzero(count[LETTER + 1 :]) > 1 and _mixed_scripts(kinds):
         return "words of letters from several scripts", 0.9
     places, values = letters.evidence(points, kinds, model)
-    return _judge_letters(lines, texts, places, values)
+    return _judge_letters(lines, places, values)
 
 
 def _mixed_scripts(kinds: npt.NDArray[np.uint8]) -> bool:
@@ -130,32 +122,31 @@ def _goes_with_all(kinds: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     return (kinds >= _SPACED_SCRIPTS) & (kinds <= LETTER + 1 + letters.SCRIPTS.index("Bopomofo"))
 
 
-def _judge_letters(
-    lines: list[Line], texts: list[str], places: npt.NDArray[np.intp], values: npt.NDArray[np.float64]
-) -> tuple[str, float]:
+def _judge_letters(lines: list[Line], places: npt.NDArray[np.intp], values: npt.NDArray[np.int8]) -> tuple[str, float]:
     count = len(places)
     if count < _ENOUGH:
         return "", 0.5
-    mean = float(values.mean())
-    margin = mean - _bound(count)
+    mean = letters.STEP * float(values.mean())
+    margin = mean - (_WORST - _UNSURE / count)
     if margin < 0:
         return "letters in an order that no language has", _sure(-margin)
     fonts = {line.font for line in lines}
     if len(fonts) > 1:
         number = {font: at for at, font in enumerate(sorted(fonts))}
         font_of_line = [number[line.font] for line in lines]
-        font = np.repeat(font_of_line, [len(text) + 1 for text in texts])[places]
+        font = np.repeat(font_of_line, [len(line.text) + 1 for line in lines])[places]
         counts = np.bincount(font, minlength=len(fonts))
-        means = np.bincount(font, weights=values, minlength=len(fonts)) / np.maximum(counts, 1)
+        means = letters.STEP * np.bincount(font, values, len(fonts)) / np.maximum(counts, 1)
         wrong = int(counts[(counts >= _FONT_ENOUGH) & (means < _bound(counts) - _FONT_MARGIN)].sum())
-        if wrong >= min(_FONT_SHARE * count, _FONT_PLACES):
+        if wrong >= _FONT_SHARE * count:
             return "a font whose letters are in an order that no language has", 0.8
     return "", _sure(margin)
 
 
-def _bound(count: npt.NDArray[np.intp] | int) -> npt.NDArray[np.float64] | float:
+def _bound(count: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
     """The lowest mean evidence, in nats a place, of so many places of real text."""
-    return _WORST - _UNSURE / np.maximum(count, 1)
+    bound: npt.NDArray[np.float64] = _WORST - _UNSURE / np.maximum(count, 1)
+    return bound
 
 
 def _sure(margin: float) -> float:

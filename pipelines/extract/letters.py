@@ -30,7 +30,7 @@ LATIN = LETTER + 1 + SCRIPTS.index("Latin")
 ASTRAL = 0xFFFF + 1  # stands for every code point beyond the first plane
 TRIPLES, PAIRS = 18, 16  # bits of the tables
 STEP = 0.5  # nats of one unit in the tables
-_LONGEST_WORD = 48  # letters without a space; longer runs are keys, sequences and encoded bytes
+_LONGEST_WORD = 48  # characters without a space; longer runs are keys, sequences and encoded bytes
 _A, _B = np.uint32(0x9E3779B1), np.uint32(0x85EBCA6B)
 
 
@@ -51,25 +51,50 @@ def load() -> Letters:
 
 
 def encode(text: str, classes: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
-    """Code points of a text in small letters, all spaces alike, and their classes."""
-    points = np.minimum(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32), ASTRAL)
-    kinds = classes[points]
-    points[kinds == SPACE] = 32
-    return points, kinds
+    """Code points of a text in small letters, one for each of its characters, and their classes."""
+    text = text.replace("\u0130", "i").lower()  # the one capital that would become two characters
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    return points, classes.take(points, mode="clip")
 
 
 def triples(
     points: npt.NDArray[np.uint32], kinds: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.uint32]]:
-    """Places of an alphabet's letters with a letter beside them and no digit, and their slots in the table."""
+    """Places of an alphabet's letters in words, and the slots of each with its neighbours in the table.
+
+    Words of one or two letters say little and fill formulas; letters beside digits make part numbers, and letters in
+    the order of their code points are lists of the alphabet.
+    """
+    if len(points) < 3:
+        return np.zeros(0, np.intp), np.zeros(0, np.uint32)
     letter = kinds >= MARK
-    judged = (letter & (kinds < _SPACED) & (kinds != LETTER))[1:-1]
-    judged &= letter[:-2] | letter[2:]
-    judged &= (kinds[:-2] != DIGIT) & (kinds[2:] != DIGIT)
-    places = np.flatnonzero(judged)
+    judged = letter & (kinds < _SPACED) & (kinds != LETTER)
+    inside = letter[:-2] & letter[1:-1] & letter[2:]
+    judged[1:-1] &= _beside(inside) | inside
+    judged &= ~_beside(kinds == DIGIT)
+    judged &= _in_short_runs(kinds)
+    places = np.flatnonzero(judged[1:-1])
     before, here, after = points[places], points[places + 1], points[places + 2]
+    told = (here - before != 1) | (after - here != 1)
     slots = (((before * _A ^ here) * _B ^ after) * _A) >> np.uint32(32 - TRIPLES)
-    return places + 1, slots
+    return places[told] + 1, slots[told]
+
+
+def _beside(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Places with a neighbour in the mask."""
+    beside = np.zeros_like(mask)
+    beside[1:] = mask[:-1]
+    beside[:-1] |= mask[1:]
+    return beside
+
+
+def _in_short_runs(kinds: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_] | bool:
+    """Places in runs without spaces that are short enough for words; writings without spaces have no such bound."""
+    ends = np.flatnonzero(kinds == SPACE)
+    lengths = np.diff(ends, prepend=-1, append=len(kinds))
+    if lengths.max() <= _LONGEST_WORD + 1:
+        return True
+    return np.repeat(lengths <= _LONGEST_WORD + 1, lengths)[: len(kinds)] | (kinds > LATIN)
 
 
 def pairs(
@@ -89,23 +114,13 @@ def characters(points: npt.NDArray[np.uint32], kinds: npt.NDArray[np.uint8]) -> 
 
 def evidence(
     points: npt.NDArray[np.uint32], kinds: npt.NDArray[np.uint8], model: Letters
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    """Places in the text and, for each, how much more it looks like writing than like a wrong map, in nats."""
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int8]]:
+    """Places in the text and, for each, how much more it looks like writing than like a wrong map, in STEP nats."""
     places, slots = triples(points, kinds)
     values = model.triples[slots]
-    if len(places):
-        word = (kinds[places] != LATIN) | _in_short_words(kinds)[places]
-        places, values = places[word], values[word]
     if kinds.max(initial=0) >= _SPACED:
         wide, slots = pairs(points, kinds)
         single = characters(points, kinds)
         places = np.concatenate((places, wide, single))
         values = np.concatenate((values, model.pairs[slots], model.characters[points[single]]))
-    return places, values * STEP
-
-
-def _in_short_words(kinds: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Whether each character lies in a run without spaces that is short enough for a word."""
-    ends = np.flatnonzero(kinds == SPACE)
-    lengths = np.diff(ends, prepend=-1, append=len(kinds))
-    return np.repeat(lengths <= _LONGEST_WORD + 1, lengths)[: len(kinds)]
+    return places, values

@@ -166,7 +166,7 @@ class _Counts:
         self.characters = np.zeros(letters.ASTRAL + 1, np.int64)
 
     def add(self, lines: Lines, table: np.ndarray) -> None:
-        points, kinds = letters.encode("\n".join(lines).lower(), table)
+        points, kinds = letters.encode(" ".join(lines), table)
         for counts, slots in (
             (self.triples, letters.triples(points, kinds)[1]),
             (self.pairs, letters.pairs(points, kinds)[1]),
