@@ -52,6 +52,21 @@ PAGES = pa.schema(
 )
 """Every page of every PDF file, whether its text became part of a document or not."""
 
+REFINEMENTS = pa.schema(
+    [
+        pa.field("document_id", ID, nullable=False),
+        pa.field("chunk", pa.int32(), nullable=False),  # from 0, in the order of the text
+        pa.field("begin", pa.int64(), nullable=False),  # characters of the text before refinement
+        pa.field("end", pa.int64(), nullable=False),
+        pa.field("before", pa.large_string(), nullable=False),
+        pa.field("after", pa.large_string(), nullable=False),  # the model's last answer, accepted or not
+        pa.field("accepted", pa.bool_(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),  # begins with a short class: numbers, length, distance, ...
+        pa.field("model", pa.string(), nullable=False),
+    ]
+)
+"""Every piece of a document that a language model was asked to repair: what it was, and what came of it."""
+
 _DECISION = [
     pa.field("document_id", ID, nullable=False),
     pa.field("id", pa.string()),

@@ -154,8 +154,10 @@ class Vision(Server):
 class Refine(Server):
     """A language model that repairs extracted PDF text; what it changes too much is rejected."""
 
-    chunk_characters: int = Field(4_000, ge=200, description="Longest piece of text sent at a time.")
-    overlap_characters: int = Field(300, ge=0, description="Text before a chunk that is sent along as context.")
+    chunk_characters: int = Field(4_000, ge=200, le=20_000, description="Longest piece of text sent at a time.")
+    overlap_characters: int = Field(
+        300, ge=0, le=20_000, description="Text before a chunk that is sent along as context."
+    )
     temperatures: list[Temperature] = Field(
         [0.0, 0.3],
         min_length=1,
