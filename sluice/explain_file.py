@@ -1,0 +1,219 @@
+"""`sluice extract --explain`: how files are read, page by page, and why. Nothing is written."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from rich import box
+from rich.cells import cell_len
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.extract.found import Extracted, PageFact, Reject
+from pipelines.extract.listing import InputFile, list_source
+from pipelines.extract.python_environment import extract_environment_file
+from pipelines.extract.reader import extract_file, sniff_kind
+from schemas import paths
+from schemas.errors import DataError
+from schemas.recipe import Recipe, Source
+from sluice.console import console, size
+from sluice.summary import PAGE_ROUTES, UNREADABLE
+from sluice.text import aligned, printable
+
+HEAD_BYTES = 8192
+WORDS, REASON = 80, 90  # characters of a page's text and of a reason
+SHOWN = 50  # documents, rejects and files inside one file that are told one by one
+_STYLES = {"text_layer": "", "ocr": "yellow", "vlm": "cyan", "blank": "dim", UNREADABLE: "red"}
+_HEAD = ["page", "route", "confidence", "characters", "why", "text"]
+_RIGHT = (0, 2, 3)
+# The last piece of a locator, where it names a place in a document or a record of a table.
+_INNERMOST = re.compile(r"(?:^|!/)(?:page|part|line|row)=\d+$")
+
+
+@dataclass
+class _Tally:
+    files: int = 0
+    documents: int = 0
+    pages: Counter[str] = field(default_factory=Counter)
+    rejects: Counter[str] = field(default_factory=Counter)
+
+
+def explain_files(recipe: Recipe) -> None:
+    """Print how every file of the recipe's sources is read.
+
+    A file that cannot be read is told as such and is no error. Raises ConfigError if a source has no file at all.
+    """
+    found = [(source, list_source(source, recipe.seed)) for source in recipe.sources]
+    total = _Tally()
+    for source, files in found:
+        for file in files:
+            if total.files:
+                console.print()
+            _File(file, total).explain(_read(file, source, recipe))
+    if total.files > 1:
+        console.print()
+        console.print(Text(f"{total.files:,} files · {_sums(total)}", style="bold"), soft_wrap=True)
+
+
+def _read(file: InputFile, source: Source, recipe: Recipe) -> Iterator[Extracted | Reject | PageFact]:
+    """What the extraction makes of a file; a fault of the file or of its reader is a reject there too."""
+    try:
+        if file.environment is not None:
+            yield from extract_environment_file(file.environment, recipe.extract)
+        elif paths.is_local(file.location):
+            local = Path(file.location.removeprefix("file://"))
+            yield from extract_file(local, file.path, recipe.extract, source.columns)
+        else:
+            with paths.open_read(file.location) as handle:
+                yield from extract_file(cast(BinaryIO, handle), file.path, recipe.extract, source.columns)
+    except DataError:
+        raise
+    except OSError as error:
+        yield Reject("", "unreadable", f"the file cannot be read: {error.strerror or error}")
+    except Exception as error:
+        yield Reject("", "extractor_error", f"{type(error).__name__}: {error}")
+
+
+class _File:
+    """One file: what was found so far in the innermost file that has pages, and what was told already."""
+
+    def __init__(self, file: InputFile, total: _Tally) -> None:
+        self.file = file
+        self.total = total
+        self.tally = _Tally()
+        self.kind = ""
+        self.home = ""
+        self.facts: list[PageFact] = []
+        self.words: dict[int, str] = {}
+        self.lines: list[list[str]] = []
+        self.told = 0
+
+    def explain(self, found: Iterator[Extracted | Reject | PageFact]) -> None:
+        self.kind, why = _kind(self.file)
+        parts = [self.file.path, size(self.file.size), *([f"{self.kind}, by {why}"] if self.kind else [])]
+        console.print(Text(printable(" · ".join(parts), 400), style="bold"), soft_wrap=True)
+        with console.status("reading") if console.is_terminal else _Still():
+            for one in found:
+                home = _INNERMOST.sub("", one.locator)
+                if home != self.home:
+                    self._tell()
+                    self.home = home
+                if isinstance(one, PageFact):
+                    self.facts.append(one)
+                    self.tally.pages[_fate(one)] += 1
+                elif isinstance(one, Extracted):
+                    self._document(one)
+                else:
+                    self.tally.rejects[one.error] += 1
+                    self._add("reject", " · ".join(part for part in (one.locator, one.error, one.message) if part))
+        self._tell()
+        if self.told > SHOWN:
+            console.print(Text(f"  … and more: in all {_sums(self.tally)}", style="dim"), soft_wrap=True)
+        self.total.files += 1
+        self.total.documents += self.tally.documents
+        self.total.pages += self.tally.pages
+        self.total.rejects += self.tally.rejects
+
+    def _document(self, found: Extracted) -> None:
+        self.tally.documents += 1
+        for page, begin, end in found.pages:
+            self.words[page] = found.text[begin : min(end, begin + 2 * WORDS)]
+        known = {"id": found.id, "url": found.url, "date": found.date, "licence": found.licence, **found.metadata}
+        if known.get("kind") == self.kind:
+            del known["kind"]
+        parts = [*([found.locator] if found.locator else []), f"{len(found.text):,} characters"]
+        parts += [f"{name.replace('_', ' ')}: {value}" for name, value in known.items() if value]
+        self._add("document", " · ".join(parts))
+        if not found.pages:
+            self._add("", " ".join(found.text[: 2 * WORDS].split())[:WORDS])
+
+    def _add(self, what: str, text: str) -> None:
+        self.told += bool(what)
+        if self.told <= SHOWN:
+            self.lines.append([f"  {what:8}", printable(text, 600)])
+
+    def _tell(self) -> None:
+        """Print the pages, documents and rejects of one place, and forget them."""
+        if self.facts and self.told <= SHOWN:
+            if self.home:
+                console.print(Text(f"  {printable(self.home, 300)}"), soft_wrap=True)
+            _show_pages(self.facts, self.words)
+        for what, text in self.lines:
+            style = "red" if what.strip() == "reject" else "" if what.strip() else "dim"
+            console.print(Text(f"{what}  {text}", style=style), soft_wrap=True)
+        self.facts, self.words, self.lines = [], {}, []
+
+
+class _Still:
+    """Shows nothing while a file is read."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _kind(file: InputFile) -> tuple[str, str]:
+    """What a file is, and by what that is told; empty where it cannot be opened."""
+    try:
+        with paths.open_read(file.location) as handle:
+            head = handle.read(HEAD_BYTES)
+    except OSError:
+        return "", ""
+    name = file.path.rpartition("/")[2]
+    kind = sniff_kind(head, name)
+    if kind == "text":
+        return kind, "having no signature and no other extension"
+    if kind == sniff_kind(head, ""):
+        return kind, "its zero bytes" if kind == "binary" else "its first bytes"
+    return kind, "its extension" if "." in name.lstrip(".") else "its name"
+
+
+def _fate(fact: PageFact) -> str:
+    return UNREADABLE if fact.error else fact.route
+
+
+def _show_pages(facts: list[PageFact], words: dict[int, str]) -> None:
+    rows = []
+    for fact in facts:
+        fate = _fate(fact)
+        why = f"{fact.error}: {fact.reason}" if fact.error else fact.reason
+        text = " ".join(words.get(fact.page, "").split())
+        confidence = "–" if fact.error else f"{fact.confidence:.2f}"
+        shown = (printable(why, REASON), printable(text, WORDS))
+        rows.append([f"{fact.page:,}", PAGE_ROUTES.get(fate, fate), confidence, f"{fact.characters:,}", *shown])
+    styles = [_STYLES.get(_fate(fact), "") for fact in facts]
+    if not console.is_terminal:
+        for line in aligned([["  ", *row] for row in [_HEAD, *rows]], right=[1 + column for column in _RIGHT]):
+            console.print(Text(line), soft_wrap=True)
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", expand=False)
+    for number, name in enumerate(_HEAD):
+        last = number == len(_HEAD) - 1
+        wide = max(cell_len(row[number]) for row in rows)
+        table.add_column(
+            name,
+            justify="right" if number in _RIGHT else "left",
+            no_wrap=name != "why",
+            overflow="ellipsis" if last else "fold",
+            min_width=None if last else min(wide, 24),
+            ratio=None,
+        )
+    for row, style in zip(rows, styles):
+        table.add_row(*map(Text, row), style=style)
+    console.print(table)
+
+
+def _sums(tally: _Tally) -> str:
+    parts = [f"{tally.documents:,} document{'s' * (tally.documents != 1)}"]
+    if tally.pages:
+        routes = ", ".join(
+            f"{tally.pages[route]:,} {name}" for route, name in PAGE_ROUTES.items() if tally.pages[route]
+        )
+        parts.append(f"{tally.pages.total():,} page{'s' * (tally.pages.total() != 1)} ({routes})")
+    if tally.rejects:
+        errors = ", ".join(f"{error} {number:,}" for error, number in tally.rejects.most_common())
+        parts.append(f"{tally.rejects.total():,} reject{'s' * (tally.rejects.total() != 1)} ({printable(errors)})")
+    return " · ".join(parts)
