@@ -1,7 +1,10 @@
 """The bytes of files that may be compressed, in bounded memory, as a stream or as a local file."""
 
+import bz2
 import contextlib
 import io
+import lzma
+import re
 import tempfile
 import zlib
 from pathlib import Path
@@ -13,66 +16,169 @@ from pipelines.extract.found import Rejected
 from schemas.recipe import Extract
 
 CHUNK_BYTES = 1 << 16
+_GZIP_READ = 1 << 14  # what is left of it is copied at the end of every member, and members may be tiny
+_ZSTD_READ = 1 << 10  # one zstd block of a few bytes can unpack to 128 kB, so zstd is fed a little at a time
+_STEP = 1 << 20  # most bytes unpacked at a time
+_WINDOW = 1 << 27  # of memory that a compressed file may ask for to be unpacked
+_DICTIONARY = 1 << 24  # largest zstd dictionary
+_DICTIONARY_MAGIC = b"\x5d\x2a\x4d\x18"
+
+_MAGICS = (
+    ("gzip", re.compile(rb"\x1f\x8b")),
+    ("zstd", re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")),  # a frame, or one to be skipped
+    ("bzip2", re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")),
+    ("xz", re.compile(rb"\xfd7zXZ\0")),
+)
+
+
+def compression(head: bytes) -> str | None:
+    """How a file that begins with `head` is compressed: gzip, zstd, bzip2, xz or not at all."""
+    return next((name for name, magic in _MAGICS if magic.match(head)), None)
+
+
+class Budget:
+    """The bytes that everything inside one file may unpack to; Rejected once they are spent.
+
+    One budget goes along into archives in archives, so that no nesting multiplies it.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = self.left = limit
+
+    def spend(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise Rejected("too_large", f"unpacks to more than {self.limit} bytes")
 
 
 class Unpacked(io.RawIOBase):
-    """The unpacked bytes of a gzip or zstd file, in bounded memory.
+    """The unpacked bytes of a compressed file, in bounded memory; of all its members or frames, one after the other.
 
-    Raises Rejected for damage, for a file that ends early and beyond `limit` bytes.
+    A zstd file may begin with the dictionary of its frames, as files of web archives do. A bare `deflate` stream, as
+    in zip, is one member without a header; `unused` is what has been read beyond its end.
+
+    Raises Rejected for damage, for a file that ends early, beyond `limit` bytes and beyond the budget.
     """
 
-    def __init__(self, file: IO[bytes], zstd: bool, limit: int) -> None:
-        self._file, self._zstd, self._limit = file, zstd, limit
+    def __init__(self, file: IO[bytes], kind: str, limit: int, budget: Budget | None = None) -> None:
+        self._file, self._kind, self.limit, self._budget = file, kind, limit, budget
         self._decoder: Any = None  # of the current member or frame; None between two
+        self._dictionary: Any = None
         self._packed = b""
         self._ready = memoryview(b"")
-        self._remaining = limit
+        self._given = 0  # bytes so far, of `limit`
+        self._begun = self._ended = False
+        self._problem: Rejected | None = None
 
     def readable(self) -> bool:
         return True
 
+    @property
+    def unused(self) -> int:
+        return len(self._packed)
+
     def readinto(self, buffer: Any) -> int:
+        """Fills the buffer as far as there are bytes; those before damage come first, and then Rejected."""
         target = memoryview(buffer)
-        while not self._ready:
-            if self._remaining < 0:
-                raise Rejected("too_large", f"unpacks to more than {self._limit} bytes")
+        filled = 0
+        while filled < len(target):
+            if self._ready and self._given < self.limit:
+                size = min(len(target) - filled, len(self._ready), self.limit - self._given)
+                target[filled : filled + size] = self._ready[:size]
+                self._ready = self._ready[size:]
+                filled += size
+                self._given += size
+            elif self._problem:
+                if not filled:
+                    raise self._problem
+                break
+            else:
+                try:
+                    if not self._more():
+                        break
+                except Rejected as rejected:
+                    self._problem = rejected
+        return filled
+
+    def _more(self) -> bool:
+        """Unpack some bytes, or none; False at the end."""
+        if self._ready:
+            raise Rejected("too_large", f"unpacks to more than {self.limit} bytes")
+        if self._ended:
+            return False
+        if not self._packed and getattr(self._decoder, "needs_input", True):
+            self._packed = self._read()
             if not self._packed:
-                # One zstd block of a few bytes can unpack to 128 kB, so zstd is fed a little at a time.
-                self._packed = self._file.read(1024 if self._zstd else CHUNK_BYTES)
-                if not self._packed:
-                    if self._decoder is not None:
-                        raise Rejected("broken_compression", "the compressed file ends early")
-                    return 0
-            unpacked = memoryview(self._unpack())
-            self._ready = unpacked[: self._remaining]
-            self._remaining -= len(unpacked)
-        size = min(len(target), len(self._ready))
-        target[:size] = self._ready[:size]
-        self._ready = self._ready[size:]
-        return size
+                if self._decoder is not None:
+                    raise Rejected("broken_compression", "the compressed file ends early")
+                return False
+        self._ready = memoryview(self._unpack())
+        if self._budget:
+            self._budget.spend(len(self._ready))
+        return True
+
+    def _read(self) -> bytes:
+        if self._kind != "zstd":
+            return self._file.read(_GZIP_READ)
+        data = self._file.read(_ZSTD_READ)
+        if not self._begun and data.startswith(_DICTIONARY_MAGIC) and len(data) >= 8:
+            size = int.from_bytes(data[4:8], "little")
+            if size > _DICTIONARY:
+                raise Rejected("too_large", f"a zstd dictionary of {size} bytes; the limit is {_DICTIONARY}")
+            data += self._file.read(max(0, 8 + size - len(data)))
+            self._dictionary = _zstd_dictionary(data[8 : 8 + size])
+            data = data[8 + size :] or self._file.read(_ZSTD_READ)
+        self._begun = True
+        return data
+
+    def _start(self) -> None:
+        if self._kind != "zstd":
+            self._packed = self._packed.lstrip(b"\0")  # tape padding after the last member
+        if not self._packed:
+            return
+        if self._kind == "zstd":
+            opened = zstandard.ZstdDecompressor(dict_data=self._dictionary, max_window_size=_WINDOW)
+            self._decoder = opened.decompressobj()
+        elif self._kind == "gzip":
+            self._decoder = zlib.decompressobj(wbits=31)
+        elif self._kind == "deflate":
+            self._decoder = zlib.decompressobj(wbits=-15)
+        elif self._kind == "bzip2":
+            self._decoder = bz2.BZ2Decompressor()
+        else:
+            self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_WINDOW)
 
     def _unpack(self) -> bytes:
         try:
             if self._decoder is None:
-                if self._zstd:
-                    self._decoder = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
-                elif not self._packed.strip(b"\0"):  # tape padding after the last member
-                    self._packed = b""
-                    return b""
-                else:
-                    self._decoder = zlib.decompressobj(wbits=31)
-            if self._zstd:
+                self._start()
+            if self._decoder is None:  # nothing but padding was left
+                return b""
+            if self._kind == "zstd":
                 data = self._decoder.decompress(self._packed)
                 self._packed = b""
             else:
-                data = self._decoder.decompress(self._packed, 1 << 20)
-                self._packed = self._decoder.unconsumed_tail
-        except (zlib.error, zstandard.ZstdError) as error:
+                data = self._decoder.decompress(self._packed, _STEP)
+                self._packed = getattr(self._decoder, "unconsumed_tail", b"")
+        except (zlib.error, zstandard.ZstdError, lzma.LZMAError, OSError, EOFError) as error:
             raise Rejected("broken_compression", f"the compressed file is damaged: {error}") from None
         if self._decoder.eof:
             self._packed = self._decoder.unused_data
             self._decoder = None
+            self._ended = self._kind == "deflate"
         return bytes(data)
+
+
+def _zstd_dictionary(data: bytes) -> Any:
+    if compression(data) == "zstd":  # dictionaries may be compressed themselves
+        try:
+            with zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(data) as reader:
+                data = reader.read(_DICTIONARY + 1)
+        except zstandard.ZstdError as error:
+            raise Rejected("broken_compression", f"the zstd dictionary is damaged: {error}") from None
+        if len(data) > _DICTIONARY:
+            raise Rejected("too_large", f"a zstd dictionary of more than {_DICTIONARY} bytes")
+    return zstandard.ZstdCompressionDict(data)
 
 
 def read_whole(file: IO[bytes], options: Extract) -> bytes:

@@ -2,14 +2,16 @@
 
 What a file is:
 
-1. Its content decides when it carries a signature: PDF, Parquet, gzip, zstd, or the beginning of an HTML page.
-   An HTML page called `report.pdf` is read as HTML, and `metadata["declared"] = "pdf"` keeps what it claimed.
+1. Its content decides when it carries a signature: PDF, Parquet, WARC, tar, zip (with EPUB and DOCX in it), gzip,
+   zstd, bzip2, xz, or the beginning of an HTML page. An HTML page called `report.pdf` is read as HTML, and
+   `metadata["declared"] = "pdf"` keeps what it claimed.
 2. Otherwise its extension decides: HTML, JSON lines, Markdown, source code (see `schemas.code`), PDF, Parquet.
-3. Anything else without zero bytes is plain text in UTF-8.
+3. Anything else without zero bytes is source code if it looks like it, and plain text in UTF-8 if not.
 
-A compressed file is what it holds, under its name without `.gz` or `.zst`. JSON lines and Parquet are streamed:
-neither is ever in memory as a whole, and no limit on the file's size applies to them. Every other file is one
-document.
+A compressed file is what it holds, under its name without `.gz` or the like. JSON lines, Parquet, web archives and
+archives are streamed: none is ever in memory as a whole, and no limit on the file's size applies to them. A file in
+an archive is read like any other, and so is an archive in an archive, but none inside that one. Every other file is
+one document.
 """
 
 import codecs
@@ -18,14 +20,19 @@ import io
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
+from pipelines.extract.archives import extract_members
 from pipelines.extract.found import Extracted, Reject, Rejected, clean_text, clip, make_document
 from pipelines.extract.isolate import read_isolated
-from pipelines.extract.packed import CHUNK_BYTES, Unpacked, as_local_path, read_whole
+from pipelines.extract.packed import CHUNK_BYTES, Budget, Unpacked, as_local_path, compression, read_whole
 from pipelines.extract.records import extract_json_lines, extract_parquet
+from pipelines.extract.tars import is_tar, tar_members
+from pipelines.extract.warc import extract_warc
+from pipelines.extract.zips import zip_members
 from schemas.code import code_language
 from schemas.recipe import Columns, Extract
 
@@ -34,7 +41,13 @@ _HEAD_BYTES = 8192  # looked at to tell what a file is
 _HTML_SUFFIXES = frozenset({".html", ".htm", ".xhtml"})
 _JSON_LINES_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 _MARKDOWN_SUFFIXES = frozenset({".md", ".markdown"})
-_COMPRESSED_SUFFIXES = frozenset({".gz", ".zst", ".zstd"})
+_COMPRESSED_SUFFIXES = frozenset({".gz", ".zst", ".zstd", ".bz2", ".xz"})
+_TAR_SUFFIXES = {".tgz": ".tar", ".tbz2": ".tar", ".txz": ".tar", ".tzst": ".tar"}
+_STREAMED = frozenset({"warc", "tar"})  # however much they unpack to, little of it is in memory
+_UNPACKED_RATIO = 100  # bytes that a byte of an archive may unpack to, all it holds together
+_CONTAINERS = frozenset({"warc", "tar", "zip"})
+_DEPTH = 2  # archives, one inside the other
+_REJECTS = 10_000  # of one file that are told one by one
 _HTML_BEGIN = re.compile(
     rb"(?:\xef\xbb\xbf)?(?:\s|<\?xml[^>]*>|<!--.*?-->)*(?:<!doctype\s+html|<html[\s>])", re.I | re.S
 )
@@ -59,12 +72,19 @@ def _begins_with_json_object(head: bytes) -> bool:
 
 
 def sniff_kind(head: bytes, path: str) -> str:
-    """What a file is by its first bytes and its name: pdf, parquet, html, jsonl, markdown, code, text or binary."""
+    """What a file is by its first bytes and its name: pdf, parquet, warc, tar, zip, html, jsonl, markdown, code, text
+    or binary."""
     suffix = _suffix(path)
     if head.lstrip().startswith(b"%PDF-") or (suffix == ".pdf" and b"%PDF-" in head):
         return "pdf"
     if head.startswith(b"PAR1"):
         return "parquet"
+    if head.startswith((b"WARC/1.", b"WARC/0.")):
+        return "warc"
+    if is_tar(head):
+        return "tar"
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "zip"
     code = code_language(path)
     if suffix in _HTML_SUFFIXES or (_HTML_BEGIN.match(head) and not code):
         return "html"
@@ -105,8 +125,32 @@ def extract_file(
         columns: where JSON lines and Parquet keep the text and the facts about it.
 
     Yields:
-        Documents, and rejects for what became none. Bad content raises nothing.
+        Documents, and rejects for what became none. Bad content raises nothing. A file of rejects tells the first
+        10,000 one by one, and the others as a sum.
     """
+    more: Counter[str] = Counter()
+    rejects = 0
+    for found in _extract(data, path, options, columns, 0, None):
+        if isinstance(found, Reject):
+            rejects += 1
+            if rejects > _REJECTS:
+                more[found.error] += 1
+                continue
+        yield found
+    if more:
+        counts = ", ".join(f"{error}: {count}" for error, count in sorted(more.items()))
+        yield Reject("", "more_rejects", clip(f"{more.total()} more rejects in this file: {counts}"))
+
+
+def _extract(
+    data: bytes | os.PathLike[str] | IO[bytes],
+    path: str,
+    options: Extract,
+    columns: Columns,
+    depth: int,
+    budget: Budget | None,
+) -> Iterator[Extracted | Reject]:
+    """`depth` is the number of archives around the file, `budget` what all in the outermost one may unpack to."""
     with contextlib.ExitStack() as stack:
         local: Path | None = None
         try:
@@ -117,26 +161,35 @@ def extract_file(
                 file = stack.enter_context(local.open("rb"))
             else:
                 file = data
-            head = file.read(_HEAD_BYTES)
-            file.seek(0)
+            if budget is None:
+                budget = Budget(max(options.max_file_bytes, _UNPACKED_RATIO * file.seek(0, io.SEEK_END)))
+                file.seek(0)
+            head, file = _peek(file)
             if not head:
                 yield Reject("", "empty_file", "the file has no bytes")
                 return
-            packed = (head.startswith(b"\x1f\x8b"), head.startswith(b"\x28\xb5\x2f\xfd"))
-            if any(packed):
-                unpacked = Unpacked(file, zstd=packed[1], limit=options.max_file_bytes)
-                buffered = io.BufferedReader(unpacked, CHUNK_BYTES)
-                head, file, local = buffered.peek(_HEAD_BYTES)[:_HEAD_BYTES], buffered, None
-                if _suffix(path) in _COMPRESSED_SUFFIXES:
-                    path = path[: path.rindex(".")]
+            if packing := compression(head):
+                unpacked = Unpacked(file, packing, options.max_file_bytes, budget)
+                head, file = _peek(unpacked)
+                local = None
+                path = _without_compression(path)
                 if not head:
                     yield Reject("", "empty_file", "the file has no bytes once unpacked")
                     return
             kind = sniff_kind(head, path)
+            if packing and kind in _STREAMED:
+                unpacked.limit = budget.limit
             metadata = {"kind": kind}
             if (declared := _DECLARED_KINDS.get(_suffix(path), kind)) != kind:
                 metadata["declared"] = declared
-            if kind == "pdf":
+            if kind == "zip" and not file.seekable():
+                local = Path(as_local_path(file, local, options, stack))
+                file = stack.enter_context(local.open("rb"))
+            if kind in _CONTAINERS:
+                if depth >= _DEPTH:
+                    raise Rejected("nested_archive", f"an archive inside {_DEPTH} others is not read")
+                yield from _extract_container(kind, file, options, columns, depth, budget)
+            elif kind == "pdf":
                 yield from _extract_pdf(as_local_path(file, local, options, stack), options, metadata)
             elif kind == "parquet":
                 yield from extract_parquet(as_local_path(file, local, options, stack), options, columns)
@@ -154,6 +207,37 @@ def extract_file(
             yield Reject("", rejected.error, clip(rejected.message))
         except OSError as error:
             yield Reject("", "unreadable", clip(f"the file could not be read: {error.strerror or error}"))
+
+
+def _peek(file: Any) -> tuple[bytes, IO[bytes]]:
+    """The first bytes of a file, and the file before them."""
+    if file.seekable():
+        head = file.read(_HEAD_BYTES)
+        file.seek(0)
+        return head, file
+    buffered = io.BufferedReader(file, CHUNK_BYTES)
+    return buffered.peek(_HEAD_BYTES)[:_HEAD_BYTES], buffered
+
+
+def _without_compression(path: str) -> str:
+    suffix = _suffix(path)
+    if suffix in _COMPRESSED_SUFFIXES or suffix in _TAR_SUFFIXES:
+        return path[: -len(suffix)] + _TAR_SUFFIXES.get(suffix, "")
+    return path
+
+
+def _extract_container(
+    kind: str, file: IO[bytes], options: Extract, columns: Columns, depth: int, budget: Budget
+) -> Iterator[Extracted | Reject]:
+    def read(member: IO[bytes], name: str) -> Iterator[Extracted | Reject]:
+        yield from _extract(member, name, options, columns, depth + 1, budget)
+
+    if kind == "warc":
+        yield from extract_warc(file, options, read, budget)
+    elif kind == "tar":
+        yield from extract_members(tar_members(file), read)
+    else:
+        yield from extract_members(zip_members(file, budget), read)
 
 
 # --- one document a file --------------------------------------------------------------------------------------
