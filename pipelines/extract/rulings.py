@@ -1,0 +1,145 @@
+"""Drawn lines and rectangles of a page become the frames in which its tables stand."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.extract.page import Box
+
+_THIN = 3.0  # points: what is thinner is a line, what is thicker has edges
+_SHORTEST = 4.0
+_NEAR = 2.0  # points between lines that count as one, or as touching
+_MOST = 800  # lines in one direction; a page with more is a drawing
+_SAME_ENDS = 6.0  # points by which parallel lines of one table may differ at their ends
+_FARTHEST = 0.6  # of the page's height between two parallel lines of one table
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A straight line: its place across, and where it begins and ends along its direction."""
+
+    at: float
+    begin: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Lines that belong together: across (from left to right) and down."""
+
+    box: Box
+    across: list[Rule]
+    down: list[Rule]
+
+
+def frames(boxes: Iterable[Box], width: float, height: float) -> list[Frame]:
+    """The frames on a page of that size: lines that touch, and parallel lines of one length."""
+    across: list[Rule] = []
+    down: list[Rule] = []
+    for left, top, right, bottom in boxes:
+        wide, high = right - left, bottom - top
+        if wide > 0.97 * width and high > 0.97 * height:
+            continue  # the paper
+        if high <= _THIN:
+            if wide >= _SHORTEST:
+                across.append(Rule((top + bottom) / 2, left, right))
+        elif wide <= _THIN:
+            if high >= _SHORTEST:
+                down.append(Rule((left + right) / 2, top, bottom))
+        else:
+            across += (Rule(top, left, right), Rule(bottom, left, right))
+            down += (Rule(left, top, bottom), Rule(right, top, bottom))
+    across, down = _merged(across), _merged(down)
+    if len(across) > _MOST or len(down) > _MOST:
+        return []
+    return _touching(across, down) + _stacked(across, down, height)
+
+
+def _merged(rules: list[Rule]) -> list[Rule]:
+    """Pieces of one line as one."""
+    merged: list[Rule] = []
+    for group in _near([rule.at for rule in rules]):
+        pieces = sorted((rules[index] for index in group), key=lambda rule: rule.begin)
+        at = float(np.median([rule.at for rule in pieces]))
+        begin, end = pieces[0].begin, pieces[0].end
+        for piece in pieces[1:]:
+            if piece.begin > end + _NEAR:
+                merged.append(Rule(at, begin, end))
+                begin, end = piece.begin, piece.end
+            end = max(end, piece.end)
+        merged.append(Rule(at, begin, end))
+    return [rule for rule in merged if rule.end - rule.begin >= 2 * _SHORTEST]
+
+
+def _near(values: Sequence[float]) -> list[list[int]]:
+    """Indices of values in groups that lie close together."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(values)), key=values.__getitem__):
+        if groups and values[index] - values[groups[-1][0]] <= _NEAR:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def levels(values: Sequence[float]) -> list[float]:
+    """Values in order, those that lie close together as one."""
+    return [float(np.mean([values[index] for index in group])) for group in _near(values)]
+
+
+def _touching(across: list[Rule], down: list[Rule]) -> list[Frame]:
+    if not across or not down:
+        return []
+    rows, columns = _arrays(across), _arrays(down)
+    meets = (rows[:, 1, None] - _NEAR <= columns[None, :, 0]) & (columns[None, :, 0] <= rows[:, 2, None] + _NEAR)
+    meets &= (columns[None, :, 1] - _NEAR <= rows[:, 0, None]) & (rows[:, 0, None] <= columns[None, :, 2] + _NEAR)
+    parent = list(range(len(across) + len(down)))
+
+    def root(node: int) -> int:
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    for row, column in zip(*(found.tolist() for found in np.nonzero(meets))):
+        parent[root(row)] = root(len(across) + column)
+    groups: dict[int, tuple[list[Rule], list[Rule]]] = {}
+    for index, rule in enumerate(across + down):
+        groups.setdefault(root(index), ([], []))[index >= len(across)].append(rule)
+    return [_frame(*group) for group in groups.values() if len(group[0]) > 1 and group[1]]
+
+
+def _stacked(across: list[Rule], down: list[Rule], height: float) -> list[Frame]:
+    """Parallel lines of one length, one below the other, which no line crosses."""
+    free = [
+        rule
+        for rule in across
+        if not any(
+            other.begin - _NEAR <= rule.at <= other.end + _NEAR and rule.begin - _NEAR <= other.at <= rule.end + _NEAR
+            for other in down
+        )
+    ]
+    stacks: list[list[Rule]] = []
+    for rule in sorted(free, key=lambda rule: (rule.at, rule.begin)):
+        for stack in stacks:
+            last = stack[-1]
+            alike = abs(last.begin - rule.begin) <= _SAME_ENDS and abs(last.end - rule.end) <= _SAME_ENDS
+            if alike and rule.at - last.at <= _FARTHEST * height:
+                stack.append(rule)
+                break
+        else:
+            stacks.append([rule])
+    return [_frame(stack, []) for stack in stacks if len(stack) > 1]
+
+
+def _arrays(rules: list[Rule]) -> np.ndarray:
+    return np.array([(rule.at, rule.begin, rule.end) for rule in rules])
+
+
+def _frame(across: list[Rule], down: list[Rule]) -> Frame:
+    left = min([rule.begin for rule in across] + [rule.at for rule in down])
+    right = max([rule.end for rule in across] + [rule.at for rule in down])
+    top = min([rule.at for rule in across] + [rule.begin for rule in down])
+    bottom = max([rule.at for rule in across] + [rule.end for rule in down])
+    return Frame((left, top, right, bottom), across, down)

@@ -1,0 +1,500 @@
+"""Tables of a page as Markdown, from drawn lines or from pieces of text that stand in columns.
+
+A cheap test comes first: a table has rows of pieces beside one another. Then the frames of drawn lines are filled; what
+is left over is looked through for rows whose pieces align without any line. Two columns of text, lists, tables of
+contents, code and forms align as well, so a table without lines has to prove itself.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from pipelines.extract.page import Box, Document, Line, PageContent
+from pipelines.extract.rulings import Frame, frames, levels
+from pipelines.extract.wrapping import join_pair
+
+_MOST_CELLS = 10_000
+_MOST_COLUMNS = 60
+_REPEATED = 40  # characters: so short, a cell over several rows or columns is written in each of them
+_LONGEST_CELL = 1200  # characters; what is longer is text in a box
+_NUMBER = re.compile(r"[-+−–±~≈<>≤≥$€£¥₩(\[]*\d[\d\s.,:/'’%()\[\]±+\-−–×x*eEkKmMbBtT$€£¥°]*|[-–—−.·*]+|n/?a\.?", re.I)
+_LEADERS = re.compile(r"(?:[.·…_]\s?){4,}$|…")
+_MARKER = re.compile(r"[^\w\s]{1,2}|[(\[]?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,5})[.)\]:]*|(?:\d{1,3}\.)+\d{0,3}")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f\ufffd]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table: where it lies on the page, in points, and its text in Markdown."""
+
+    box: Box
+    markdown: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A line of text with its box as a reader sees it who holds the page upright; `order` is its place in the file."""
+
+    text: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+    size: float
+    mono: bool
+    order: int
+
+    @property
+    def middle(self) -> float:
+        return (self.top + self.bottom) / 2
+
+    @property
+    def center(self) -> float:
+        return (self.left + self.right) / 2
+
+
+_Row = list[_Piece]  # pieces beside one another, from left to right
+
+
+def find_tables(content: PageContent, document: Document) -> list[Table]:
+    """The tables of one page, from top to bottom; may ask the document for the page's drawn lines."""
+    lines = [line for block in content.blocks for line in block if not line.vertical]
+    turn = _usual_turn(lines)
+    width, height = content.width, content.height
+    rows = _rows(_pieces(lines, turn, width, height))
+    if sum(len(row) > 1 for row in rows) < 2:
+        return []
+    if turn in (90, 270):
+        width, height = height, width
+    tables: list[tuple[Box, list[list[str]]]] = []
+    if content.paths > 1:
+        boxes = [_upright(box, turn, content.width, content.height) for box in document.rulings(content.number)]
+        for frame in _outermost(frames(boxes, width, height)):
+            inside = [piece for row in rows for piece in row if _within(piece, frame.box)]
+            grid = _ruled(frame, inside)
+            if grid is not None:
+                tables.append((frame.box, grid))
+                taken = {piece.order for piece in inside}
+                rows = [kept for row in rows if (kept := [piece for piece in row if piece.order not in taken])]
+    tables += _unruled(rows)
+    tables.sort(key=lambda table: (table[0][1], table[0][0]))
+    back = (360 - turn) % 360
+    return [Table(_upright(box, back, width, height), _markdown(grid)) for box, grid in tables]
+
+
+# --- pieces and rows ---
+
+
+def _usual_turn(lines: list[Line]) -> int:
+    if not any(line.turn for line in lines):
+        return 0
+    letters = dict.fromkeys((0, 90, 180, 270), 0)
+    for line in lines:
+        letters[line.turn] = letters.get(line.turn, 0) + len(line.text)
+    return max(letters, key=lambda turn: (letters[turn], -turn))
+
+
+def _upright(box: Box, turn: int, width: float, height: float) -> Box:
+    """A box of a page of that size after the page was turned back by `turn` degrees."""
+    left, top, right, bottom = box
+    if turn == 90:
+        return top, width - right, bottom, width - left
+    if turn == 180:
+        return width - right, height - bottom, width - left, height - top
+    if turn == 270:
+        return height - bottom, left, height - top, right
+    return box
+
+
+def _pieces(lines: list[Line], turn: int, width: float, height: float) -> list[_Piece]:
+    pieces = []
+    for order, line in enumerate(lines):
+        if line.turn == turn:
+            text = line.text
+            if not text.isprintable():
+                text = _CONTROLS.sub(" ", text)
+            text = text.strip()
+            if text:
+                box = _upright(line.box, turn, width, height) if turn else line.box
+                pieces.append(_Piece(text, *box, line.size, line.mono, order))
+    return pieces
+
+
+def _rows(pieces: list[_Piece]) -> list[_Row]:
+    """Pieces whose middles lie on one height."""
+    rows: list[_Row] = []
+    level = reach = 0.0
+    for piece in sorted(pieces, key=lambda piece: piece.top + piece.bottom):
+        middle = piece.middle
+        if rows and middle - level <= min(reach, 0.35 * (piece.bottom - piece.top)):
+            rows[-1].append(piece)
+        else:
+            rows.append([piece])
+            level, reach = middle, 0.35 * (piece.bottom - piece.top)
+    for row in rows:
+        row.sort(key=lambda piece: piece.left)
+    return rows
+
+
+def _within(piece: _Piece, box: Box) -> bool:
+    return box[0] - 1 <= piece.center <= box[2] + 1 and box[1] - 1 <= piece.middle <= box[3] + 1
+
+
+def _text(pieces: list[_Piece]) -> str:
+    """The pieces of a cell as one line of text."""
+    text = ""
+    for row in _rows(pieces):
+        line = " ".join(" ".join(piece.text for piece in row).split())
+        text = join_pair(text, line) if text else line
+    return text
+
+
+# --- tables with drawn lines ---
+
+
+def _outermost(found: list[Frame]) -> list[Frame]:
+    """Large frames before those inside them."""
+    return sorted(found, key=lambda frame: -(frame.box[2] - frame.box[0]) * (frame.box[3] - frame.box[1]))
+
+
+def _ruled(frame: Frame, pieces: list[_Piece]) -> list[list[str]] | None:
+    """The cells of a frame, or None where it is no table."""
+    if len(pieces) < 4:
+        return None
+    left, top, right, bottom = frame.box
+    rows = _rows(pieces)
+    if sum(len(row) > 1 for row in rows) < 2:
+        return None
+    bounds = levels([left, right, *(rule.at for rule in frame.down)])
+    bounds = levels(bounds + _rivers(rows, bounds))
+    bands = levels([top, bottom, *(rule.at for rule in frame.across)])
+    columns = len(bounds) - 1
+    if columns < 2 or len(bands) < 2 or columns > _MOST_COLUMNS or columns * len(bands) > _MOST_CELLS:
+        return None
+    if not frame.down and _is_prose(rows, bounds):
+        return None
+    contents = [[piece for piece in pieces if begin <= piece.middle < end] for begin, end in zip(bands, bands[1:])]
+    grid: list[list[str]] = []
+    pending: list[int] = []  # bands that go into the grid together, by their lines
+    for band, content in enumerate(contents):
+        texts = _rows(content)
+        if _is_body(texts, bounds, bool(frame.down), len(bands) - 1):
+            grid += _framed(frame, bounds, bands, contents, pending)
+            pending = []
+            grid += _by_rows(texts, bounds)
+        else:
+            pending.append(band)
+    grid += _framed(frame, bounds, bands, contents, pending)
+    return _tidy(grid)
+
+
+def _rivers(rows: list[_Row], bounds: list[float]) -> list[float]:
+    """Places of white space that runs down between pieces, in columns that no drawn line parts."""
+    found: list[float] = []
+    for begin, end in zip(bounds, bounds[1:]):
+        inside = [[piece for piece in row if begin - 2 <= piece.left and piece.right <= end + 2] for row in rows]
+        beside = [row for row in inside if len(row) > 1]
+        if len(beside) >= 2 and len(beside) >= 0.3 * sum(1 for row in inside if row):
+            found += _gaps(beside)
+    return found
+
+
+def _gaps(rows: list[_Row]) -> list[float]:
+    """Places of the white space between columns of rows that have pieces beside one another."""
+    size = median(piece.size for row in rows for piece in row)
+    allowed = len(rows) // 8  # rows that may cross, such as a heading over two columns
+    edges = sorted((edge, step) for row in rows for piece in row for edge, step in ((piece.left, 1), (piece.right, -1)))
+    gaps: list[tuple[float, float]] = []
+    depth, begin = 0, None
+    first, last = edges[0][0], edges[-1][0]
+    for at, step in edges:
+        if depth <= allowed and begin is None:
+            begin = at
+        depth += step
+        if depth > allowed and begin is not None:
+            if at - begin >= 0.4 * size and begin > first and at < last:
+                gaps.append((begin, at))
+            begin = None
+        elif depth <= allowed and begin is None:
+            begin = at
+    return _useful([(begin + end) / 2 for begin, end in gaps], rows)
+
+
+def _useful(places: list[float], rows: list[_Row]) -> list[float]:
+    """Without gaps between columns that are never both filled: a heading to the left and numbers to the right."""
+    kept: list[float] = []
+    for index, place in enumerate(places):
+        begin = kept[-1] if kept else float("-inf")
+        end = places[index + 1] if index + 1 < len(places) else float("inf")
+        both = sum(
+            any(begin < piece.center < place for piece in row) and any(place < piece.center < end for piece in row)
+            for row in rows
+        )
+        if both >= max(2, 0.15 * len(rows)) or (both and len(rows) < 4):
+            kept.append(place)
+    return kept
+
+
+def _column(piece: _Piece, bounds: list[float]) -> int:
+    """The column of a piece: that of its middle, or of its beginning where it is wider than one."""
+    last = len(bounds) - 2
+    at = piece.center
+    for column in range(last + 1):
+        if bounds[column] - 2 <= piece.left and piece.right <= bounds[column + 1] + 2:
+            return column
+    for column in range(last + 1):
+        if piece.left < bounds[column + 1] - 2:
+            return column if piece.right > bounds[column + 1] + 2 or at < bounds[column + 1] else min(column + 1, last)
+    return last
+
+
+def _is_body(texts: list[_Row], bounds: list[float], crossed: bool, bands: int) -> bool:
+    """Whether the rows of text between two drawn lines are rows of the table, rather than wrapped lines of one row."""
+    enough = 2 if not crossed else 3 if bands <= 3 else 5
+    if len(texts) < enough:
+        return False
+    columns = len(bounds) - 1
+    filled = [0] * columns
+    wide = pieces = 0
+    for row in texts:
+        for column in {_column(piece, bounds) for piece in row}:
+            filled[column] += 1
+        for piece in row:
+            column = _column(piece, bounds)
+            pieces += 1
+            wide += piece.right - piece.left > 0.75 * (bounds[column + 1] - bounds[column])
+    if not crossed:
+        return True
+    used = sum(map(bool, filled))
+    return used > 1 and sum(filled) >= 0.5 * used * len(texts) and wide < 0.4 * pieces
+
+
+def _by_rows(texts: list[_Row], bounds: list[float]) -> list[list[str]]:
+    """One row of cells for each row of text; a row that only goes on with cells of the row above is part of it."""
+    columns = len(bounds) - 1
+    cells: list[list[list[_Piece]]] = []
+    below = 0.0
+    for row in texts:
+        placed: list[list[_Piece]] = [[] for _ in range(columns)]
+        for piece in row:
+            placed[_column(piece, bounds)].append(piece)
+        used = [column for column in range(columns) if placed[column]]
+        top = min(piece.top for piece in row)
+        size = median(piece.size for piece in row)
+        goes_on = (
+            cells
+            and used
+            and used[0] > 0
+            and 2 * len(used) <= columns
+            and all(cells[-1][column] for column in used)
+            and top - below < 0.6 * size
+        )
+        if goes_on:
+            for column in used:
+                cells[-1][column] += placed[column]
+        else:
+            cells.append(placed)
+        below = max(piece.bottom for piece in row)
+    return [[_text(cell) for cell in row] for row in cells]
+
+
+def _framed(
+    frame: Frame, bounds: list[float], bands: list[float], contents: list[list[_Piece]], chosen: list[int]
+) -> list[list[str]]:
+    """Rows of cells of the chosen bands; cells without a line between them are one."""
+    columns = len(bounds) - 1
+    count = len(chosen) * columns
+    parent = list(range(count))
+
+    def root(node: int) -> int:
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    down = _along(frame.down, bounds)
+    across = _along(frame.across, bands)
+    for place, band in enumerate(chosen):
+        middle = (bands[band] + bands[band + 1]) / 2
+        crossing = [(piece.left, piece.right) for piece in contents[band]]
+        for column in range(columns):
+            cell = place * columns + column
+            if column + 1 < columns:
+                bound = bounds[column + 1]
+                ruled = down.get(column + 1)
+                if ruled is not None:
+                    parted = any(begin <= middle <= end for begin, end in ruled)
+                else:
+                    parted = not any(left < bound - 2 and right > bound + 2 for left, right in crossing)
+                if not parted:
+                    parent[root(cell + 1)] = root(cell)
+            if place + 1 < len(chosen) and chosen[place + 1] == band + 1:
+                center = (bounds[column] + bounds[column + 1]) / 2
+                if not any(begin <= center <= end for begin, end in across.get(band + 1, ())):
+                    parent[root(cell + columns)] = root(cell)
+    pieces: dict[int, list[_Piece]] = {}
+    for place, band in enumerate(chosen):
+        for piece in contents[band]:
+            pieces.setdefault(root(place * columns + _column(piece, bounds)), []).append(piece)
+    texts = {cell: _text(held) for cell, held in pieces.items()}
+    written: set[int] = set()
+    grid: list[list[str]] = []
+    for place in range(len(chosen)):
+        row: list[str] = []
+        for column in range(columns):
+            cell = root(place * columns + column)
+            text = texts.get(cell, "")
+            row.append(text if cell not in written or len(text) <= _REPEATED else "")
+            written.add(cell)
+        if len({root(place * columns + column) for column in range(columns)}) == 1:
+            row[1:] = [""] * (columns - 1)  # a title over the whole width stands there once
+        grid.append(row)
+    return grid
+
+
+def _along(rules: Sequence, places: list[float]) -> dict[int, list[tuple[float, float]]]:
+    """By index of a place: the stretches of the lines that lie there."""
+    found: dict[int, list[tuple[float, float]]] = {}
+    for rule in rules:
+        index = min(range(len(places)), key=lambda at: abs(places[at] - rule.at))
+        if abs(places[index] - rule.at) <= 3:
+            found.setdefault(index, []).append((rule.begin - 1, rule.end + 1))
+    return found
+
+
+def _tidy(grid: list[list[str]]) -> list[list[str]] | None:
+    """Without empty rows and columns; None where too little is left for a table."""
+    grid = [row for row in grid if any(row)]
+    if not grid:
+        return None
+    used = [column for column in range(len(grid[0])) if any(row[column] for row in grid)]
+    grid = [[row[column] for column in used] for row in grid]
+    if len(used) < 2 or len(grid) < 2:
+        return None
+    cells = [cell for row in grid for cell in row]
+    if max(map(len, cells)) > _LONGEST_CELL or sum(map(bool, cells)) < 0.3 * len(cells):
+        return None
+    if sum(1 for row in grid if sum(map(bool, row)) > 1) < 2:
+        return None
+    return grid
+
+
+# --- tables without drawn lines ---
+
+
+def _unruled(rows: list[_Row]) -> list[tuple[Box, list[list[str]]]]:
+    tables = []
+    for run in _runs(rows):
+        found = _aligned(run)
+        if found is not None:
+            box = (
+                min(piece.left for row in run for piece in row),
+                min(piece.top for row in run for piece in row),
+                max(piece.right for row in run for piece in row),
+                max(piece.bottom for row in run for piece in row),
+            )
+            tables.append((box, found))
+    return tables
+
+
+def _stands_apart(row: _Row) -> bool:
+    return any(right.left - left.right >= 0.8 * left.size for left, right in zip(row, row[1:]))
+
+
+def _runs(rows: list[_Row]) -> list[list[_Row]]:
+    """Rows one below the other that have pieces beside one another; single pieces may stand between them."""
+    runs: list[list[_Row]] = []
+    run: list[_Row] = []
+    alone = 0
+    for row in rows:
+        if run:
+            size = row[0].size
+            gap = min(piece.top for piece in row) - max(piece.bottom for piece in run[-1])
+            if gap > 2.0 * size or (alone >= 2 and not _stands_apart(row)):
+                runs.append(run[: len(run) - alone])
+                run, alone = [], 0
+        if _stands_apart(row):
+            run.append(row)
+            alone = 0
+        elif run:
+            run.append(row)
+            alone += 1
+    runs.append(run[: len(run) - alone])
+    return [run for run in runs if sum(len(row) > 1 for row in run) >= 3]
+
+
+def _aligned(run: list[_Row]) -> list[list[str]] | None:
+    """The cells of rows without lines, or None where they are no table."""
+    beside = [row for row in run if len(row) > 1]
+    bounds = [float("-inf"), *_gaps(beside), float("inf")]
+    columns = len(bounds) - 1
+    if columns < 2 or columns > _MOST_COLUMNS or len(beside) < 0.6 * len(run):
+        return None
+    if _is_prose(beside, bounds) or not _drawn_by_rows(run):
+        return None
+    pieces = [piece for row in run for piece in row]
+    if sum(piece.mono for piece in pieces) > 0.6 * len(pieces):
+        return None
+    grid = _tidy(_by_rows(run, bounds))
+    if grid is None or len(grid) < 3:
+        return None
+    if _is_contents(grid) or _is_list(grid):
+        return None
+    values = [cell for row in grid[1:] for cell in row[1:] if cell]
+    numbers = sum(_NUMBER.fullmatch(cell) is not None for cell in values)
+    words = sum(len(cell.split()) for cell in values)
+    filled = sum(bool(cell) for row in grid for cell in row) / (len(grid) * len(grid[0]))
+    if not values or filled < 0.5 or sum(map(len, values)) < 2 * len(values):
+        return None
+    if len(grid[0]) == 2:
+        return grid if len(grid) >= 4 and numbers >= 0.7 * len(values) else None
+    return grid if numbers >= 0.25 * len(values) or (filled >= 0.8 and words <= 3 * len(values)) else None
+
+
+def _is_prose(rows: list[_Row], bounds: list[float]) -> bool:
+    """Whether the columns are columns of text: most lines fill their column and have several words."""
+    extents: dict[int, list[_Piece]] = {}
+    for row in rows:
+        for piece in row:
+            extents.setdefault(_column(piece, bounds), []).append(piece)
+    full = several = 0
+    for pieces in extents.values():
+        width = max(piece.right for piece in pieces) - min(piece.left for piece in pieces)
+        full += sum(piece.right - piece.left >= 0.8 * width for piece in pieces if len(piece.text) > 15)
+        several += sum(len(piece.text) > 25 for piece in pieces)
+    count = sum(map(len, extents.values()))
+    return several > 0.5 * count and full > 0.4 * count
+
+
+def _drawn_by_rows(run: list[_Row]) -> bool:
+    """Whether the file draws the pieces row by row, as it does in tables, and not column by column."""
+    row_of = {piece.order: index for index, row in enumerate(run) for piece in row}
+    orders = sorted(row_of)
+    together = sum(row_of[first] == row_of[second] for first, second in zip(orders, orders[1:]))
+    return together >= 0.5 * (len(orders) - len(run))
+
+
+def _is_contents(grid: list[list[str]]) -> bool:
+    """Whether it is a table of contents: leading dots, or page numbers that grow."""
+    if sum(any(_LEADERS.search(cell) for cell in row) for row in grid) >= 0.3 * len(grid):
+        return True
+    last = [row[-1] for row in grid if row[-1]]
+    pages = [int(cell) for cell in last if cell.isdecimal() and len(cell) < 6]
+    growing = all(first <= second for first, second in zip(pages, pages[1:]))
+    return len(pages) >= 3 and len(pages) >= 0.8 * len(last) and growing and len(grid[0]) <= 3
+
+
+def _is_list(grid: list[list[str]]) -> bool:
+    """Whether the first column holds only marks or numbers of a list, and one other column its text."""
+    marks = sum(_MARKER.fullmatch(row[0]) is not None for row in grid if row[0])
+    return len(grid[0]) == 2 and marks >= 0.7 * sum(bool(row[0]) for row in grid)
+
+
+# --- Markdown ---
+
+
+def _markdown(grid: list[list[str]]) -> str:
+    rows = [[cell.replace("\\", "\\\\").replace("|", "\\|") for cell in row] for row in grid]
+    rows.insert(1, ["---"] * len(grid[0]))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
