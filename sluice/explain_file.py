@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from rich import box
 from rich.cells import cell_len
-from rich.table import Table
 from rich.text import Text
 
-from pipelines.extract.found import Extracted, PageFact, Reject
+from pipelines.extract.found import Extracted, PageFact, Reject, Rejected
 from pipelines.extract.listing import InputFile, list_source
+from pipelines.extract.packed import Unpacked, compression
 from pipelines.extract.python_environment import extract_environment_file
 from pipelines.extract.reader import extract_file, sniff_kind
 from schemas import paths
@@ -25,12 +24,15 @@ from sluice.text import aligned, printable
 
 HEAD_BYTES = 8192
 WORDS, REASON = 80, 90  # characters of a page's text and of a reason
-SHOWN = 50  # documents, rejects and files inside one file that are told one by one
+LEAST_WORDS = 15  # columns of a terminal; fewer are not worth showing
+SHOWN, RECORDS_SHOWN = 50, 3  # of one file: documents, as many rejects, but only a few lines or rows of a table
 _STYLES = {"text_layer": "", "ocr": "yellow", "vlm": "cyan", "blank": "dim", UNREADABLE: "red"}
 _HEAD = ["page", "route", "confidence", "characters", "why", "text"]
 _RIGHT = (0, 2, 3)
+_COMPRESSED = (".gz", ".zst", ".zstd", ".bz2", ".xz")
 # The last piece of a locator, where it names a place in a document or a record of a table.
 _INNERMOST = re.compile(r"(?:^|!/)(?:page|part|line|row)=\d+$")
+_PAGE, _RECORD = re.compile(r"(?:^|!/)page=\d+$"), re.compile(r"(?:^|!/)(?:line|row)=\d+$")
 
 
 @dataclass
@@ -52,7 +54,7 @@ def explain_files(recipe: Recipe) -> None:
         for file in files:
             if total.files:
                 console.print()
-            _File(file, total).explain(_read(file, source, recipe))
+            _File(file, recipe.extract.max_file_bytes, total).explain(_read(file, source, recipe))
     if total.files > 1:
         console.print()
         console.print(Text(f"{total.files:,} files · {_sums(total)}", style="bold"), soft_wrap=True)
@@ -80,20 +82,23 @@ def _read(file: InputFile, source: Source, recipe: Recipe) -> Iterator[Extracted
 class _File:
     """One file: what was found so far in the innermost file that has pages, and what was told already."""
 
-    def __init__(self, file: InputFile, total: _Tally) -> None:
+    def __init__(self, file: InputFile, limit: int, total: _Tally) -> None:
         self.file = file
+        self.limit = limit  # bytes that it may unpack to
         self.total = total
         self.tally = _Tally()
         self.kind = ""
         self.home = ""
         self.facts: list[PageFact] = []
         self.words: dict[int, str] = {}
+        self.bad_pages: Counter[str] = Counter()
         self.lines: list[list[str]] = []
-        self.told = 0
+        self.told: Counter[str] = Counter()
+        self.left_out = False
 
     def explain(self, found: Iterator[Extracted | Reject | PageFact]) -> None:
-        self.kind, why = _kind(self.file)
-        parts = [self.file.path, size(self.file.size), *([f"{self.kind}, by {why}"] if self.kind else [])]
+        self.kind, told = _kind(self.file, self.limit)
+        parts = [self.file.path, size(self.file.size), *([told] if told else [])]
         console.print(Text(printable(" · ".join(parts), 400), style="bold"), soft_wrap=True)
         with console.status("reading") if console.is_terminal else _Still():
             for one in found:
@@ -106,12 +111,16 @@ class _File:
                     self.tally.pages[_fate(one)] += 1
                 elif isinstance(one, Extracted):
                     self._document(one)
+                elif self.facts and _PAGE.search(one.locator):
+                    self.tally.rejects[one.error] += 1
+                    self.bad_pages[one.error] += 1  # the table of pages says the rest
                 else:
                     self.tally.rejects[one.error] += 1
-                    self._add("reject", " · ".join(part for part in (one.locator, one.error, one.message) if part))
+                    if self._may_tell("reject", SHOWN):
+                        self._add("reject", " · ".join(part for part in (one.locator, one.error, one.message) if part))
         self._tell()
-        if self.told > SHOWN:
-            console.print(Text(f"  … and more: in all {_sums(self.tally)}", style="dim"), soft_wrap=True)
+        if self.left_out:
+            console.print(Text(f"  … and more; in all {_sums(self.tally)}", style="dim"), soft_wrap=True)
         self.total.files += 1
         self.total.documents += self.tally.documents
         self.total.pages += self.tally.pages
@@ -126,25 +135,36 @@ class _File:
             del known["kind"]
         parts = [*([found.locator] if found.locator else []), f"{len(found.text):,} characters"]
         parts += [f"{name.replace('_', ' ')}: {value}" for name, value in known.items() if value]
-        self._add("document", " · ".join(parts))
-        if not found.pages:
-            self._add("", " ".join(found.text[: 2 * WORDS].split())[:WORDS])
+        if _RECORD.search(found.locator):
+            told = self._may_tell("record", RECORDS_SHOWN)
+        else:
+            told = self._may_tell("document", SHOWN)
+        if told:
+            self._add("document", " · ".join(parts))
+            if not found.pages:
+                self._add("", " ".join(found.text[: 2 * WORDS].split())[:WORDS])
+
+    def _may_tell(self, what: str, limit: int) -> bool:
+        self.told[what] += 1
+        self.left_out = self.left_out or self.told[what] > limit
+        return self.told[what] <= limit
 
     def _add(self, what: str, text: str) -> None:
-        self.told += bool(what)
-        if self.told <= SHOWN:
-            self.lines.append([f"  {what:8}", printable(text, 600)])
+        self.lines.append([f"  {what:8}", printable(text, 600)])
 
     def _tell(self) -> None:
         """Print the pages, documents and rejects of one place, and forget them."""
-        if self.facts and self.told <= SHOWN:
+        if self.facts and self._may_tell("table of pages", SHOWN):
             if self.home:
                 console.print(Text(f"  {printable(self.home, 300)}"), soft_wrap=True)
             _show_pages(self.facts, self.words)
+        for error, number in self.bad_pages.most_common():
+            self._add("reject", f"{number:,} page{'s' * (number != 1)} · {error}")
         for what, text in self.lines:
             style = "red" if what.strip() == "reject" else "" if what.strip() else "dim"
             console.print(Text(f"{what}  {text}", style=style), soft_wrap=True)
         self.facts, self.words, self.lines = [], {}, []
+        self.bad_pages.clear()
 
 
 class _Still:
@@ -155,20 +175,28 @@ class _Still:
     def __exit__(self, *_: object) -> None: ...
 
 
-def _kind(file: InputFile) -> tuple[str, str]:
-    """What a file is, and by what that is told; empty where it cannot be opened."""
+def _kind(file: InputFile, limit: int) -> tuple[str, str]:
+    """What a file is, and all of it in words, such as `gzip of html, by its first bytes`; empty where that fails."""
+    name, packed = file.path.rpartition("/")[2], ""
     try:
         with paths.open_read(file.location) as handle:
             head = handle.read(HEAD_BYTES)
-    except OSError:
+            if packing := compression(head):
+                handle.seek(0)
+                head, packed = Unpacked(handle, packing, limit).read(HEAD_BYTES), f"{packing} of "
+                name = name.rpartition(".")[0] if name.lower().endswith(_COMPRESSED) else name
+    except (OSError, Rejected):
         return "", ""
-    name = file.path.rpartition("/")[2]
+    if not head:
+        return "", f"{packed}nothing"
     kind = sniff_kind(head, name)
     if kind == "text":
-        return kind, "having no signature and no other extension"
-    if kind == sniff_kind(head, ""):
-        return kind, "its zero bytes" if kind == "binary" else "its first bytes"
-    return kind, "its extension" if "." in name.lstrip(".") else "its name"
+        why = "having no signature and no other extension"
+    elif kind == sniff_kind(head, ""):
+        why = "its zero bytes" if kind == "binary" else "its first bytes"
+    else:
+        why = "its extension" if "." in name.lstrip(".") else "its name"
+    return kind, f"{packed}{kind}, by {why}"
 
 
 def _fate(fact: PageFact) -> str:
@@ -183,27 +211,30 @@ def _show_pages(facts: list[PageFact], words: dict[int, str]) -> None:
         text = " ".join(words.get(fact.page, "").split())
         confidence = "–" if fact.error else f"{fact.confidence:.2f}"
         shown = (printable(why, REASON), printable(text, WORDS))
-        rows.append([f"{fact.page:,}", PAGE_ROUTES.get(fate, fate), confidence, f"{fact.characters:,}", *shown])
-    styles = [_STYLES.get(_fate(fact), "") for fact in facts]
-    if not console.is_terminal:
-        for line in aligned([["  ", *row] for row in [_HEAD, *rows]], right=[1 + column for column in _RIGHT]):
-            console.print(Text(line), soft_wrap=True)
-        return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", expand=False)
-    for number, name in enumerate(_HEAD):
-        last = number == len(_HEAD) - 1
-        wide = max(cell_len(row[number]) for row in rows)
-        table.add_column(
-            name,
-            justify="right" if number in _RIGHT else "left",
-            no_wrap=name != "why",
-            overflow="ellipsis" if last else "fold",
-            min_width=None if last else min(wide, 24),
-            ratio=None,
-        )
-    for row, style in zip(rows, styles):
-        table.add_row(*map(Text, row), style=style)
-    console.print(table)
+        route = printable(PAGE_ROUTES.get(fate, fate), 20)
+        rows.append([f"{fact.page:,}", route, confidence, f"{fact.characters:,}", *shown])
+    table = [_HEAD, *rows]
+    if console.is_terminal:
+        table = _fitted(table, console.width)
+    styles = ["dim", *(_STYLES.get(_fate(fact), "") for fact in facts)]
+    for line, style in zip(aligned([["", *row] for row in table], right=[1 + column for column in _RIGHT]), styles):
+        console.print(Text(line, style=style), soft_wrap=True)
+
+
+def _fitted(table: list[list[str]], width: int) -> list[list[str]]:
+    """Rows that fit into a line of the terminal: the words of the page go where there is no room for them."""
+    widths = [max(cell_len(row[column]) for row in table) for column in range(len(_HEAD))]
+    gap = 2
+    room = width - sum(gap + one for one in widths[:-2]) - gap
+    why = widths[-2] if room - widths[-2] - gap >= LEAST_WORDS else room
+    words = room - why - gap
+    return [[*row[:-2], _cut(row[-2], why), *([_cut(row[-1], words)] if words > 0 else [])] for row in table]
+
+
+def _cut(text: str, cells: int) -> str:
+    cut = Text(text)
+    cut.truncate(max(1, cells), overflow="ellipsis")
+    return cut.plain
 
 
 def _sums(tally: _Tally) -> str:

@@ -272,10 +272,9 @@ def refinement_section(folder: str, manifests: Mapping[str, Manifest], pages: co
     if table is None:
         return None
     frame = table.frame
-    reasons = frame.with_columns(pl.col("reason").fill_null(""))
-    counted = (
-        reasons.group_by("accepted", "reason").len().sort("accepted", "len", "reason", descending=[True, True, False])
-    )
+    classes = frame.with_columns(pl.col("reason").str.split(":").list.first())
+    counted = classes.group_by("accepted", "reason").len()
+    counted = counted.sort("accepted", "len", "reason", descending=[True, True, False])
     rows = [
         ["accepted" if accepted else "rejected", reason or None, number, percent(number, frame.height)]
         for accepted, reason, number in counted.head(ROWS_SHOWN).iter_rows()
@@ -289,7 +288,7 @@ def refinement_section(folder: str, manifests: Mapping[str, Manifest], pages: co
         some = frame.filter(pl.col("accepted") == accepted)
         if some.height:
             groups[title] = _changes(folder, manifests["extract"], some, pages)
-    note = "Chosen by hash, those that change something. Struck out: before; underlined: after."
+    note = "Chosen by hash, of the answers that change something. Struck out: before; underlined: after."
     if groups := {title: found for title, found in groups.items() if found}:
         blocks.append(Differences("Before and after", groups, note))
     return Section("refinement", "Repaired text", blocks, f"By {models}. Of a chunk that was rejected the text stays.")
@@ -309,9 +308,9 @@ def _changes(folder: str, manifest: Manifest, frame: pl.DataFrame, pages: corpus
     found = []
     for place in places:
         row = read.get(place)
-        if row is None or row["before"] == row["after"]:
+        if row is None or row["after"] in ("", row["before"]):
             continue
-        where = _place(*_names(row["document_id"], pages), f"chunk {row['chunk']}", row["reason"] or "")
+        where = _place(*_names(row["document_id"], pages), f"chunk {row['chunk']}", row["reason"])
         found.append(Difference(where, word_difference(row["before"], row["after"])))
         if len(found) == CHANGES_PER_OUTCOME:
             break

@@ -12,27 +12,14 @@ import pyarrow as pa
 import pymupdf
 import yaml
 
-from schemas.documents import DOCUMENTS, PAGES, REJECTS
-from schemas.hashing import ID, document_id, text_hash
+from schemas.documents import DOCUMENTS, PAGES, REFINEMENTS, REJECTS
+from schemas.hashing import document_id, text_hash
 from schemas.manifest import Manifest, write_manifest
 from schemas.recipe import check_recipe
 from schemas.tables import write_table
 from sluice.road import STAGES
 from tests.sluice.made_runs import EVIL
 
-REFINEMENTS = pa.schema(
-    [
-        pa.field("document_id", ID, nullable=False),
-        pa.field("chunk", pa.int32(), nullable=False),
-        pa.field("begin", pa.int64(), nullable=False),
-        pa.field("end", pa.int64(), nullable=False),
-        pa.field("before", pa.large_string(), nullable=False),
-        pa.field("after", pa.large_string(), nullable=False),
-        pa.field("accepted", pa.bool_(), nullable=False),
-        pa.field("reason", pa.string()),
-        pa.field("model", pa.string(), nullable=False),
-    ]
-)
 COUNTS = {"text_layer": 42, "ocr": 6, "vlm": 3, "blank": 2, "unreadable": 3}
 SPENT = {
     "vision_requests": 7,
@@ -159,7 +146,7 @@ def _refinements(shard: int) -> list[dict[str, Any]]:
                 "before": before,
                 "after": before.replace("Teh", f"The {EVIL}").replace("teh", "the") if chunk else before,
                 "accepted": accepted,
-                "reason": "accepted" if accepted else f"numbers differ {EVIL}",
+                "reason": "" if accepted else f"numbers: lost {chunk} {EVIL}",
                 "model": "repairer",
             }
         )

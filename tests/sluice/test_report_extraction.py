@@ -112,8 +112,8 @@ def test_models_are_counted_with_their_cost(page):
 
 def test_repairs_are_counted_and_shown_as_differences(page):
     at = page.rows.index(["outcome", "reason", "chunks", "share"])
-    assert page.rows[at + 1] == ["accepted", "accepted", "8", "66.7 %"]
-    assert page.rows[at + 2][0] == "rejected" and page.rows[at + 2][2:] == ["4", "33.3 %"]
+    assert page.rows[at + 1 : at + 3] == [["accepted", "–", "8", "66.7 %"], ["rejected", "numbers", "4", "33.3 %"]]
+    assert "chunk 2 · numbers: lost 2 <script>" in "".join(page.text)
     tags = [tag for tag, _ in page.tags]
     assert tags.count("del") == tags.count("ins") == 2 * (4 + 4)  # two changes in each sample
     assert "Teh " in "".join(page.text)
