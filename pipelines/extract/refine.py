@@ -54,13 +54,15 @@ _NOTE = regex.compile(
     regex.IGNORECASE,
 )
 
+_MARK = regex.compile(r"^[ \t]*(#{1,6}[ \t]|\||```)", regex.MULTILINE)
+
 _ADDRESS = regex.compile(
     r"(?:(?:https?|ftp)://|(?<![\w.])www\.)[^\s<>\"`|\\^\x80-\U0010ffff]+"
     r"|(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"
 )
 _ADDRESS_END = ".,;:!?'*_)]}"
 
-_SPACES = " \u00a0\u2007\u2009\u202f"
+_SPACES = " \n\u00a0\u2007\u2009\u202f"
 _NUMBER = regex.compile(
     rf"(?<!\d)\d{{1,3}}(?:[{_SPACES}]\d{{3}})+(?!\d)(?:[.,٫．]\d+)?|\d+(?:[.,٫٬．'’]\d+)*"
     r"|(?P<signs>[\p{No}\p{Nl}]+)"  # ², ½, ①, Ⅳ
@@ -332,9 +334,8 @@ def _tell(what: str, items: Counter[str]) -> list[str]:
 
 def _marks(text: str) -> str:
     """How many headings, table rows and fences a text has."""
-    lines = [line.lstrip() for line in text.splitlines()]
-    counts = [sum(line.startswith(mark) for line in lines) for mark in ("#", "|", "```")]
-    return "{} headings, {} table rows, {} fences".format(*counts)
+    counts = Counter(mark[1].strip()[0] for mark in _MARK.finditer(text))
+    return f"{counts['#']} headings, {counts['|']} table rows, {counts['`']} fences"
 
 
 def addresses(text: str) -> list[str]:
