@@ -189,8 +189,8 @@ def summarise_manifests(folder: str, everything: dict[str, Manifest]) -> Summary
 
 
 def _pages(extract: Manifest | None) -> dict[str, int]:
-    counts = extract.counts if extract else {}
-    return {route: number for route in PAGE_ROUTES if (number := counts.get(f"{route}_pages", 0))}
+    counts = extract.extra if extract else {}
+    return {route: number for route in PAGE_ROUTES if (number := counts.get(f"pages_{route}", 0))}
 
 
 def _dropped(manifests: dict[str, Manifest], stage: str) -> int | None:

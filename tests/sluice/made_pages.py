@@ -97,9 +97,9 @@ def make_extraction(folder: Path, shards: int = 2, refined: bool = True) -> Path
         config=json.loads(json.dumps(stage.config(recipe))),
         inputs={},
         files=sorted(files, key=lambda entry: entry.path),
-        counts={"documents": 3, "files": 4, **{f"{route}_pages": number for route, number in COUNTS.items()}},
+        counts={"documents": 3, "files": 4, "pages": sum(COUNTS.values()), "rejects": 0},
         reasons={},
-        extra={},
+        extra={f"pages_{route}": number for route, number in COUNTS.items()},
     )
     write_manifest(str(run / "extract"), manifest)
     execution = {"stage": "extract", "key": manifest.key, "started": "2026-01-02T03:04:05+00:00", "spent": SPENT}

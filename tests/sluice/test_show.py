@@ -19,7 +19,7 @@ from sluice import show
 from sluice.run import inspect
 from sluice.show import explain, format_value, plan_run, show_dataset, show_status, states
 from sluice.summary import require_run
-from tests.sluice import made_runs
+from tests.sluice import made_pages, made_runs
 from trainer.model.sizes import model_config
 
 
@@ -63,6 +63,14 @@ def test_texts_and_ids_and_tokens_are_readable_and_harmless(run, printed):
     assert "\x1b" not in text and "\u202e" not in text
     assert made_runs._keys(1, 0)["document_id"][0].hex() in text
     assert "[0, 1, 2, 3, 4, 5, 6, 7, …] (49 values)" in text
+
+
+def test_pages_and_repairs_are_readable(tmp_path, printed):
+    show_dataset(str(made_pages.make_extraction(tmp_path) / "extract"), 1)
+    lines = printed.getvalue().splitlines()
+    assert "pages · 2 files · 56 rows" in " ".join(lines) and "  confidence   0.3" in lines
+    assert "  route        ocr" in lines and "  error        null" in lines
+    assert any(line.startswith("  before       Teh first word of chunk 0 is wrong") for line in lines)
 
 
 def test_long_values_are_cut():
