@@ -180,7 +180,7 @@ def read_tokens(folder: str, manifests: Mapping[str, Manifest]) -> Table | None:
 
 
 def read_rejects(folder: str, manifests: Mapping[str, Manifest]) -> Table | None:
-    """Rejects of the chosen shards; None before anything was extracted."""
+    """Rejects of the chosen shards but those of single pages, which are no documents; None before any extraction."""
     shards = manifests["extract"].select("rejects") if "extract" in manifests else []
     if not shards:
         return None
@@ -191,6 +191,7 @@ def read_rejects(folder: str, manifests: Mapping[str, Manifest]) -> Table | None
     table = table.set_column(0, "document_id", table["document_id"].cast(pa.binary()))
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
+    frame = frame.filter(~pl.col("locator").str.contains(r"(^|!/)page=\d+$"))
     return Table(frame, len(chosen), len(shards))
 
 

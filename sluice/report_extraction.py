@@ -139,7 +139,9 @@ def _lowest(frame: pl.DataFrame, note: str) -> Table | None:
     read = frame.filter(pl.col("error").is_null() & (pl.col("route") != "blank"))
     if read.height < 2:
         return None
-    lowest = read.sort("confidence", "document_id", "page").head(LOWEST_SHOWN)
+    # A few words are seldom enough to be sure of: among equals those pages come first that have more text.
+    order = [False, True, False, False]
+    lowest = read.sort("confidence", "characters", "document_id", "page", descending=order).head(LOWEST_SHOWN)
     rows = [
         [row["confidence"], _place(row["source"], row["path"], row["locator"]), row["page"],
          _together(PAGE_ROUTES.get(row["route"], row["route"])), row["characters"], row["reason"]]
@@ -189,7 +191,8 @@ def choose_pages(frame: pl.DataFrame) -> list[dict[str, Any]]:
         )
         some = some.with_columns(pl.Series("draw", uniform(keys, "report"))).sort("draw")
         by_hash = _one_a_file(some)
-        lowest = _one_a_file(some.sort("confidence", "draw")) if fate not in ("blank", UNREADABLE) else []
+        ordered = some.sort("confidence", "characters", "draw", descending=[False, True, False])
+        lowest = _one_a_file(ordered) if fate not in ("blank", UNREADABLE) else []
         mixed = [row for pair in zip(lowest, by_hash) for row in pair] or by_hash
         seen: dict[tuple[bytes, int], dict[str, Any]] = {}
         for row in mixed:

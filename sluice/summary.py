@@ -166,7 +166,7 @@ def summarise_manifests(folder: str, everything: dict[str, Manifest]) -> Summary
     return Summary(
         folder=folder,
         documents=documents,
-        rejected=dict(sorted(extract.reasons.items())) if extract else {},
+        rejected=_rejected(extract),
         pages=_pages(extract),
         filtered=filtered,
         duplicates=duplicates,
@@ -186,6 +186,13 @@ def summarise_manifests(folder: str, everything: dict[str, Manifest]) -> Summary
         costs=tuple(_cost(everything[name], executions) for name in STAGES if name in everything),
         stale=stale,
     )
+
+
+def _rejected(extract: Manifest | None) -> dict[str, int]:
+    """Without rejected pages: the document that they are of is there, or is a reject itself."""
+    reasons = sorted(extract.reasons.items()) if extract else []
+    pages = extract.extra if extract else {}
+    return {error: rest for error, number in reasons if (rest := number - pages.get(f"rejected_pages_{error}", 0))}
 
 
 def _pages(extract: Manifest | None) -> dict[str, int]:

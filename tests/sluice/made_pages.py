@@ -84,7 +84,7 @@ def make_extraction(folder: Path, shards: int = 2, refined: bool = True) -> Path
         for name, schema, rows in (
             ("documents", DOCUMENTS, _documents(mine)),
             ("pages", PAGES, [_page(page) for page in mine]),
-            ("rejects", REJECTS, []),
+            ("rejects", REJECTS, _rejects(mine)),
             ("refinements", REFINEMENTS, _refinements(shard) if refined else []),
         ):
             table = pa.Table.from_pylist(rows, schema)
@@ -97,9 +97,13 @@ def make_extraction(folder: Path, shards: int = 2, refined: bool = True) -> Path
         config=json.loads(json.dumps(stage.config(recipe))),
         inputs={},
         files=sorted(files, key=lambda entry: entry.path),
-        counts={"documents": 3, "files": 4, "pages": sum(COUNTS.values()), "rejects": 0},
-        reasons={},
-        extra={f"pages_{route}": number for route, number in COUNTS.items()},
+        counts={"documents": 3, "files": 4, "pages": sum(COUNTS.values()), "rejects": 4},
+        reasons={"needs_ocr": 2, "timeout": 1, "encrypted": 1},
+        extra={
+            **{f"pages_{route}": number for route, number in COUNTS.items()},
+            "rejected_pages_needs_ocr": 2,
+            "rejected_pages_timeout": 1,
+        },
     )
     write_manifest(str(run / "extract"), manifest)
     execution = {"stage": "extract", "key": manifest.key, "started": "2026-01-02T03:04:05+00:00", "spent": SPENT}
@@ -129,6 +133,18 @@ def _documents(pages: list[MadePage]) -> list[dict[str, Any]]:
             spans.append({"page": page.page, "begin": begin, "end": len(text)})
         metadata = [("kind", "pdf")]
         rows.append(_key(mine[0]) | {"text_hash": text_hash(text), "text": text, "metadata": metadata, "pages": spans})
+    return rows
+
+
+def _rejects(pages: list[MadePage]) -> list[dict[str, Any]]:
+    rows = [
+        _key(page) | {"locator": f"page={page.page}", "stage": "extract", "error": page.error, "message": page.reason}
+        for page in pages
+        if page.error
+    ]
+    if rows:
+        closed = MadePage("closed.pdf", 0, "", 0.0, "needs a password")
+        rows.append(_key(closed) | {"stage": "extract", "error": "encrypted", "message": closed.reason})
     return rows
 
 

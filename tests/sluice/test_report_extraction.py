@@ -125,6 +125,16 @@ def test_a_run_without_pages_and_models_says_nothing_of_them(tmp_path):
     assert not any(line.startswith("pages") for line in summary_lines(summarise(str(tmp_path))))
 
 
+def test_a_rejected_page_is_no_rejected_document(run, page):
+    found = summarise(str(run))
+    assert found.rejected == {"encrypted": 1} and "documents  4 in · 1 rejected · 3 kept" in summary_lines(found)
+    at = page.rows.index(["", "all", "rejected", "kept"])
+    assert page.rows[at + 1] == ["pdf", "4", "1", "3"]
+    at = page.rows.index(["stage", "reason", "documents", "share", "pdf", "languages most hit"])
+    assert page.rows[at + 1 : at + 2] == [["extract", "encrypted", "1", "25.0 %", "1", "–"]]
+    assert page.rows[at + 2][0] != "extract"
+
+
 def test_the_end_of_a_run_counts_pages(run):
     lines = summary_lines(summarise(str(run)))
     assert "pages      42 text layer · 6 ocr · 3 vlm · 2 blank · 3 unreadable" in lines
@@ -207,6 +217,7 @@ def _frame(pages: list[tuple[str, int, str, float]]) -> pl.DataFrame:
         "page": pl.Series([number for _, number, _, _ in pages], dtype=pl.Int32),
         "fate": [fate for _, _, fate, _ in pages],
         "confidence": [confidence for _, _, _, confidence in pages],
+        "characters": [100] * len(pages),
     }
     return pl.DataFrame(columns)
 
