@@ -13,6 +13,7 @@ _NEAR = 2.0  # points between lines that count as one, or as touching
 _MOST = 800  # lines in one direction; a page with more is a drawing
 _SAME_ENDS = 6.0  # points by which parallel lines of one table may differ at their ends
 _FARTHEST = 0.6  # of the page's height between two parallel lines of one table
+_HEADING = 30.0  # points between a frame and a line of its width above or below it
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ def frames(boxes: Iterable[Box], width: float, height: float) -> list[Frame]:
     across, down = _merged(across), _merged(down)
     if len(across) > _MOST or len(down) > _MOST:
         return []
-    return _touching(across, down) + _stacked(across, down, height)
+    free = [rule for rule in across if not _crossed(rule, down)]
+    return [_extended(frame, free) for frame in _touching(across, down)] + _stacked(free, height)
 
 
 def _merged(rules: list[Rule]) -> list[Rule]:
@@ -110,16 +112,28 @@ def _touching(across: list[Rule], down: list[Rule]) -> list[Frame]:
     return [_frame(*group) for group in groups.values() if len(group[0]) > 1 and group[1]]
 
 
-def _stacked(across: list[Rule], down: list[Rule], height: float) -> list[Frame]:
-    """Parallel lines of one length, one below the other, which no line crosses."""
-    free = [
+def _extended(frame: Frame, across: list[Rule]) -> Frame:
+    """A frame with the lines of its width shortly above and below it, such as that over the heading."""
+    left, top, right, bottom = frame.box
+    near = [
         rule
         for rule in across
-        if not any(
-            other.begin - _NEAR <= rule.at <= other.end + _NEAR and rule.begin - _NEAR <= other.at <= rule.end + _NEAR
-            for other in down
-        )
+        if abs(rule.begin - left) <= _NEAR
+        and abs(rule.end - right) <= _NEAR
+        and (0 < top - rule.at <= _HEADING or 0 < rule.at - bottom <= _HEADING)
     ]
+    return _frame(frame.across + near, frame.down) if near else frame
+
+
+def _crossed(rule: Rule, down: list[Rule]) -> bool:
+    return any(
+        other.begin - _NEAR <= rule.at <= other.end + _NEAR and rule.begin - _NEAR <= other.at <= rule.end + _NEAR
+        for other in down
+    )
+
+
+def _stacked(free: list[Rule], height: float) -> list[Frame]:
+    """Parallel lines of one length, one below the other, which no line crosses."""
     stacks: list[list[Rule]] = []
     for rule in sorted(free, key=lambda rule: (rule.at, rule.begin)):
         for stack in stacks:

@@ -8,19 +8,24 @@ contents, code and forms align as well, so a table without lines has to prove it
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 from pipelines.extract.page import Box, Document, Line, PageContent
-from pipelines.extract.rulings import Frame, frames, levels
+from pipelines.extract.rulings import Frame, Rule, frames, levels
 from pipelines.extract.wrapping import join_pair
 
 _MOST_CELLS = 10_000
 _MOST_COLUMNS = 60
 _REPEATED = 40  # characters: so short, a cell over several rows or columns is written in each of them
+_LONG = 0.2  # of a table's height: shorter lines down part no columns
+_CUT = 0.05  # of the pieces may lie across a line; more do in drawings
+_FILLED = 0.4  # of the cells have text; fewer do in drawings
 _LONGEST_CELL = 1200  # characters; what is longer is text in a box
 _NUMBER = re.compile(r"[-+−–±~≈<>≤≥$€£¥₩(\[]*\d[\d\s.,:/'’%()\[\]±+\-−–×x*eEkKmMbBtT$€£¥°]*|[-–—−.·*]+|n/?a\.?", re.I)
-_LEADERS = re.compile(r"(?:[.·…_]\s?){4,}$|…")
+_LEADERS = re.compile(r"\s*(?:[.·_]\s?){4,}$|\s*(?:…\s?){2,}$")
 _MARKER = re.compile(r"[^\w\s]{1,2}|[(\[]?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,5})[.)\]:]*|(?:\d{1,3}\.)+\d{0,3}")
+_RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f\ufffd]+")
 
 
@@ -72,11 +77,10 @@ def find_tables(content: PageContent, document: Document) -> list[Table]:
         boxes = [_upright(box, turn, content.width, content.height) for box in document.rulings(content.number)]
         for frame in _outermost(frames(boxes, width, height)):
             inside = [piece for row in rows for piece in row if _within(piece, frame.box)]
-            grid = _ruled(frame, inside)
-            if grid is not None:
-                tables.append((frame.box, grid))
-                taken = {piece.order for piece in inside}
-                rows = [kept for row in rows if (kept := [piece for piece in row if piece.order not in taken])]
+            found = _ruled(frame, inside)
+            if found is not None:
+                tables.append(found)
+                rows = [kept for row in rows if (kept := [piece for piece in row if not _within(piece, found[0])])]
     tables += _unruled(rows)
     tables.sort(key=lambda table: (table[0][1], table[0][0]))
     back = (360 - turn) % 360
@@ -147,52 +151,109 @@ def _text(pieces: list[_Piece]) -> str:
     for row in _rows(pieces):
         line = " ".join(" ".join(piece.text for piece in row).split())
         text = join_pair(text, line) if text else line
-    return text
+    return _LEADERS.sub("", text).rstrip()
 
 
 # --- tables with drawn lines ---
 
 
 def _outermost(found: list[Frame]) -> list[Frame]:
-    """Large frames before those inside them."""
-    return sorted(found, key=lambda frame: -(frame.box[2] - frame.box[0]) * (frame.box[3] - frame.box[1]))
+    """Frames with lines down first, and large ones before those inside them."""
+    return sorted(
+        found,
+        key=lambda frame: (not frame.down, -(frame.box[2] - frame.box[0]) * (frame.box[3] - frame.box[1])),
+    )
 
 
-def _ruled(frame: Frame, pieces: list[_Piece]) -> list[list[str]] | None:
-    """The cells of a frame, or None where it is no table."""
-    if len(pieces) < 4:
+def _ruled(frame: Frame, pieces: list[_Piece]) -> tuple[Box, list[list[str]]] | None:
+    """The place and the cells of the table in a frame, or None where there is none."""
+    rows = _rows(pieces)
+    if len(pieces) < 4 or sum(len(row) > 1 for row in rows) < 2:
         return None
     left, top, right, bottom = frame.box
-    rows = _rows(pieces)
-    if sum(len(row) > 1 for row in rows) < 2:
-        return None
-    bounds = levels([left, right, *(rule.at for rule in frame.down)])
-    bounds = levels(bounds + _rivers(rows, bounds))
+    centers = [piece.center for piece in pieces]
+    inner = [rule for rule in frame.down if min(centers) < rule.at < max(centers)]
     bands = levels([top, bottom, *(rule.at for rule in frame.across)])
+    if not inner:
+        if frame.down and len(bands) < 4:  # a box around something
+            grid = _aligned(rows)
+            return None if grid is None else (frame.box, grid)
+        bands = _tabular(rows, bands)
+        if len(bands) < 2:
+            return None
+        top, bottom = bands[0], bands[-1]
+        pieces = [piece for piece in pieces if top <= piece.middle <= bottom]
+        rows = _rows(pieces)
+    bounds = levels([left, right, *_long(inner, bottom - top)])
+    bounds = levels(bounds + _rivers(rows, bounds))
     columns = len(bounds) - 1
-    if columns < 2 or len(bands) < 2 or columns > _MOST_COLUMNS or columns * len(bands) > _MOST_CELLS:
+    if columns < 2 or columns > _MOST_COLUMNS or columns * len(bands) > _MOST_CELLS:
         return None
-    if not frame.down and _is_prose(rows, bounds):
+    if not inner and (_is_prose(rows, bounds) or _is_code(pieces)):
         return None
-    contents = [[piece for piece in pieces if begin <= piece.middle < end] for begin, end in zip(bands, bands[1:])]
-    grid: list[list[str]] = []
-    pending: list[int] = []  # bands that go into the grid together, by their lines
-    for band, content in enumerate(contents):
-        texts = _rows(content)
-        if _is_body(texts, bounds, bool(frame.down), len(bands) - 1):
-            grid += _framed(frame, bounds, bands, contents, pending)
-            pending = []
-            grid += _by_rows(texts, bounds)
+    cut = sum(
+        any(rule.begin < piece.middle < rule.end and _crosses(piece, rule.at) for rule in inner) for piece in pieces
+    )
+    if cut > _CUT * len(pieces):
+        return None
+    frame = Frame((left, top, right, bottom), frame.across, inner)
+    grid = _filled(frame, bounds, bands, pieces)
+    return None if grid is None else (frame.box, grid)
+
+
+def _long(rules: list[Rule], height: float) -> list[float]:
+    """Places of lines that run down a good part of the table, in pieces or as a whole."""
+    places = levels([rule.at for rule in rules])
+    lengths = dict.fromkeys(places, 0.0)
+    for rule in rules:
+        lengths[min(places, key=lambda place: abs(place - rule.at))] += rule.end - rule.begin
+    return [place for place, length in lengths.items() if length >= _LONG * height]
+
+
+def _crosses(piece: _Piece, bound: float) -> bool:
+    return piece.left < bound - 2 and piece.right > bound + 2
+
+
+def _tabular(rows: list[_Row], bands: list[float]) -> list[float]:
+    """The longest run of spaces between lines in which most rows have pieces beside one another."""
+    best: list[float] = []
+    run: list[float] = []
+    for begin, end in pairwise(bands):
+        inside = [row for row in rows if begin <= row[0].middle < end]
+        if inside and 2 * sum(_stands_apart(row) for row in inside) >= len(inside):
+            run = [*(run or [begin]), end]
+            best = max(best, run, key=len)
         else:
+            run = []
+    return best
+
+
+def _filled(frame: Frame, bounds: list[float], bands: list[float], pieces: list[_Piece]) -> list[list[str]] | None:
+    """The texts of the cells between the bounds of columns and the lines across."""
+    contents = [[piece for piece in pieces if begin <= piece.middle < end] for begin, end in pairwise(bands)]
+    grid: list[list[str]] = []
+    pending: list[int] = []  # bands whose cells are told by their lines
+    cells = filled = 0
+    for band in range(len(contents) + 1):
+        texts = _rows(contents[band]) if band < len(contents) else []
+        rows = _by_rows(texts, bounds)
+        body = _is_body(rows, bounds, bool(frame.down), len(contents))
+        if not body and band < len(contents):
             pending.append(band)
-    grid += _framed(frame, bounds, bands, contents, pending)
-    return _tidy(grid)
+            continue
+        framed, all_cells, filled_cells = _framed(frame, bounds, bands, contents, pending)
+        by_rows = _texts(rows)
+        cells += all_cells + sum(map(len, by_rows))
+        filled += filled_cells + sum(bool(cell) for row in by_rows for cell in row)
+        grid += framed + by_rows
+        pending = []
+    return _tidy(grid) if filled >= _FILLED * cells else None
 
 
 def _rivers(rows: list[_Row], bounds: list[float]) -> list[float]:
     """Places of white space that runs down between pieces, in columns that no drawn line parts."""
     found: list[float] = []
-    for begin, end in zip(bounds, bounds[1:]):
+    for begin, end in pairwise(bounds):
         inside = [[piece for piece in row if begin - 2 <= piece.left and piece.right <= end + 2] for row in rows]
         beside = [row for row in inside if len(row) > 1]
         if len(beside) >= 2 and len(beside) >= 0.3 * sum(1 for row in inside if row):
@@ -249,28 +310,31 @@ def _column(piece: _Piece, bounds: list[float]) -> int:
     return last
 
 
-def _is_body(texts: list[_Row], bounds: list[float], crossed: bool, bands: int) -> bool:
+def _is_body(cells: list[list[list[_Piece]]], bounds: list[float], crossed: bool, bands: int) -> bool:
     """Whether the rows of text between two drawn lines are rows of the table, rather than wrapped lines of one row."""
-    enough = 2 if not crossed else 3 if bands <= 3 else 5
-    if len(texts) < enough:
+    rows = len(cells)
+    if rows < (2 if not crossed else 3 if bands <= 3 else 5):
         return False
-    columns = len(bounds) - 1
-    filled = [0] * columns
-    wide = pieces = 0
-    for row in texts:
-        for column in {_column(piece, bounds) for piece in row}:
-            filled[column] += 1
-        for piece in row:
-            column = _column(piece, bounds)
-            pieces += 1
-            wide += piece.right - piece.left > 0.75 * (bounds[column + 1] - bounds[column])
     if not crossed:
         return True
-    used = sum(map(bool, filled))
-    return used > 1 and sum(filled) >= 0.5 * used * len(texts) and wide < 0.4 * pieces
+    filled = [sum(bool(row[column]) for row in cells) for column in range(len(bounds) - 1)]
+    used = [count for count in filled if count]
+    wide = pieces = 0
+    for row in cells:
+        for column, cell in enumerate(row):
+            pieces += len(cell)
+            for piece in cell:
+                if piece.right - piece.left > 0.75 * (bounds[column + 1] - bounds[column]):
+                    wide += not _LEADERS.search(piece.text)
+    return (
+        len(used) > 1
+        and used[0] >= 0.6 * rows
+        and sum(used) >= 0.6 * rows * len(used)
+        and (wide < 0.4 * pieces or (len(used) > 2 and median(used) >= 0.7 * rows))
+    )
 
 
-def _by_rows(texts: list[_Row], bounds: list[float]) -> list[list[str]]:
+def _by_rows(texts: list[_Row], bounds: list[float]) -> list[list[list[_Piece]]]:
     """One row of cells for each row of text; a row that only goes on with cells of the row above is part of it."""
     columns = len(bounds) - 1
     cells: list[list[list[_Piece]]] = []
@@ -284,9 +348,9 @@ def _by_rows(texts: list[_Row], bounds: list[float]) -> list[list[str]]:
         size = median(piece.size for piece in row)
         goes_on = (
             cells
-            and used
             and used[0] > 0
             and 2 * len(used) <= columns
+            and len(used) < sum(map(bool, cells[-1]))
             and all(cells[-1][column] for column in used)
             and top - below < 0.6 * size
         )
@@ -296,13 +360,17 @@ def _by_rows(texts: list[_Row], bounds: list[float]) -> list[list[str]]:
         else:
             cells.append(placed)
         below = max(piece.bottom for piece in row)
+    return cells
+
+
+def _texts(cells: list[list[list[_Piece]]]) -> list[list[str]]:
     return [[_text(cell) for cell in row] for row in cells]
 
 
 def _framed(
     frame: Frame, bounds: list[float], bands: list[float], contents: list[list[_Piece]], chosen: list[int]
-) -> list[list[str]]:
-    """Rows of cells of the chosen bands; cells without a line between them are one."""
+) -> tuple[list[list[str]], int, int]:
+    """Rows of cells of the chosen bands, and how many cells there are and have text; without a line, two are one."""
     columns = len(bounds) - 1
     count = len(chosen) * columns
     parent = list(range(count))
@@ -314,19 +382,21 @@ def _framed(
         return node
 
     down = _along(frame.down, bounds)
+    parted_bands = {
+        band for band in chosen if not any(_covers(rule, bands[band], bands[band + 1]) for rule in frame.down)
+    }
     across = _along(frame.across, bands)
     for place, band in enumerate(chosen):
         middle = (bands[band] + bands[band + 1]) / 2
-        crossing = [(piece.left, piece.right) for piece in contents[band]]
         for column in range(columns):
             cell = place * columns + column
             if column + 1 < columns:
                 bound = bounds[column + 1]
                 ruled = down.get(column + 1)
-                if ruled is not None:
+                if ruled is not None and band not in parted_bands:
                     parted = any(begin <= middle <= end for begin, end in ruled)
                 else:
-                    parted = not any(left < bound - 2 and right > bound + 2 for left, right in crossing)
+                    parted = not any(_crosses(piece, bound) for piece in contents[band])
                 if not parted:
                     parent[root(cell + 1)] = root(cell)
             if place + 1 < len(chosen) and chosen[place + 1] == band + 1:
@@ -350,10 +420,15 @@ def _framed(
         if len({root(place * columns + column) for column in range(columns)}) == 1:
             row[1:] = [""] * (columns - 1)  # a title over the whole width stands there once
         grid.append(row)
-    return grid
+    return grid, len({root(cell) for cell in range(count)}), len(texts)
 
 
-def _along(rules: Sequence, places: list[float]) -> dict[int, list[tuple[float, float]]]:
+def _covers(rule: Rule, begin: float, end: float) -> bool:
+    middle = (begin + end) / 2
+    return rule.begin <= middle <= rule.end
+
+
+def _along(rules: Sequence[Rule], places: list[float]) -> dict[int, list[tuple[float, float]]]:
     """By index of a place: the stretches of the lines that lie there."""
     found: dict[int, list[tuple[float, float]]] = {}
     for rule in rules:
@@ -377,6 +452,10 @@ def _tidy(grid: list[list[str]]) -> list[list[str]] | None:
         return None
     if sum(1 for row in grid if sum(map(bool, row)) > 1) < 2:
         return None
+    # Single letters and signs label drawings.
+    texts = [cell for cell in cells if cell]
+    if 2 * sum(len(cell) == 1 and not cell.isdigit() for cell in texts) > len(texts):
+        return None
     return grid
 
 
@@ -399,7 +478,7 @@ def _unruled(rows: list[_Row]) -> list[tuple[Box, list[list[str]]]]:
 
 
 def _stands_apart(row: _Row) -> bool:
-    return any(right.left - left.right >= 0.8 * left.size for left, right in zip(row, row[1:]))
+    return any(right.left - left.right >= 0.8 * left.size for left, right in pairwise(row))
 
 
 def _runs(rows: list[_Row]) -> list[list[_Row]]:
@@ -433,13 +512,12 @@ def _aligned(run: list[_Row]) -> list[list[str]] | None:
         return None
     if _is_prose(beside, bounds) or not _drawn_by_rows(run):
         return None
-    pieces = [piece for row in run for piece in row]
-    if sum(piece.mono for piece in pieces) > 0.6 * len(pieces):
+    if _is_code([piece for row in run for piece in row]):
         return None
-    grid = _tidy(_by_rows(run, bounds))
+    grid = _tidy(_texts(_by_rows(run, bounds)))
     if grid is None or len(grid) < 3:
         return None
-    if _is_contents(grid) or _is_list(grid):
+    if _is_contents(run, grid) or _is_list(grid):
         return None
     values = [cell for row in grid[1:] for cell in row[1:] if cell]
     numbers = sum(_NUMBER.fullmatch(cell) is not None for cell in values)
@@ -467,21 +545,25 @@ def _is_prose(rows: list[_Row], bounds: list[float]) -> bool:
     return several > 0.5 * count and full > 0.4 * count
 
 
+def _is_code(pieces: list[_Piece]) -> bool:
+    return sum(piece.mono for piece in pieces) > 0.6 * len(pieces)
+
+
 def _drawn_by_rows(run: list[_Row]) -> bool:
     """Whether the file draws the pieces row by row, as it does in tables, and not column by column."""
     row_of = {piece.order: index for index, row in enumerate(run) for piece in row}
     orders = sorted(row_of)
-    together = sum(row_of[first] == row_of[second] for first, second in zip(orders, orders[1:]))
+    together = sum(row_of[first] == row_of[second] for first, second in pairwise(orders))
     return together >= 0.5 * (len(orders) - len(run))
 
 
-def _is_contents(grid: list[list[str]]) -> bool:
+def _is_contents(run: list[_Row], grid: list[list[str]]) -> bool:
     """Whether it is a table of contents: leading dots, or page numbers that grow."""
-    if sum(any(_LEADERS.search(cell) for cell in row) for row in grid) >= 0.3 * len(grid):
+    if sum(any(_LEADERS.search(piece.text) for piece in row) for row in run) >= 0.3 * len(run):
         return True
     last = [row[-1] for row in grid if row[-1]]
     pages = [int(cell) for cell in last if cell.isdecimal() and len(cell) < 6]
-    growing = all(first <= second for first, second in zip(pages, pages[1:]))
+    growing = all(first <= second for first, second in pairwise(pages))
     return len(pages) >= 3 and len(pages) >= 0.8 * len(last) and growing and len(grid[0]) <= 3
 
 
@@ -495,6 +577,9 @@ def _is_list(grid: list[list[str]]) -> bool:
 
 
 def _markdown(grid: list[list[str]]) -> str:
+    text = "".join(cell for row in grid for cell in row)
+    if 2 * len(_RIGHT_TO_LEFT.findall(text)) > sum(map(str.isalpha, text)) > 0:
+        grid = [row[::-1] for row in grid]
     rows = [[cell.replace("\\", "\\\\").replace("|", "\\|") for cell in row] for row in grid]
     rows.insert(1, ["---"] * len(grid[0]))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
