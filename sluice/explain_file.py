@@ -16,7 +16,7 @@ from pipelines.extract.packed import Unpacked, compression
 from pipelines.extract.python_environment import extract_environment_file
 from pipelines.extract.reader import extract_file, sniff_kind
 from schemas import paths
-from schemas.errors import DataError
+from schemas.errors import ConfigError, DataError
 from schemas.recipe import Recipe, Source
 from sluice.console import console, size
 from sluice.summary import PAGE_ROUTES, UNREADABLE
@@ -46,7 +46,8 @@ class _Tally:
 def explain_files(recipe: Recipe) -> None:
     """Print how every file of the recipe's sources is read.
 
-    A file that cannot be read is told as such and is no error. Raises ConfigError if a source has no file at all.
+    A file that cannot be read is told as such and is no error. Raises ConfigError if a source has no file at all or a
+    model's server is not as the recipe says, DataError if that server gives out.
     """
     found = [(source, list_source(source, recipe.seed)) for source in recipe.sources]
     total = _Tally()
@@ -71,7 +72,7 @@ def _read(file: InputFile, source: Source, recipe: Recipe) -> Iterator[Extracted
         else:
             with paths.open_read(file.location) as handle:
                 yield from extract_file(cast(BinaryIO, handle), file.path, recipe.extract, source.columns)
-    except DataError:
+    except (ConfigError, DataError):
         raise
     except OSError as error:
         yield Reject("", "unreadable", f"the file cannot be read: {error.strerror or error}")

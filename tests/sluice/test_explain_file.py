@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from pipelines.extract.found import Extracted, PageFact, Reject
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, DataError
 from schemas.recipe import check_recipe
 from sluice import explain_file
 from sluice.explain_file import _fitted, explain_files
@@ -172,6 +172,17 @@ def test_rows_fit_into_the_terminal(cells, width):
     for row, old in zip(_fitted(rows, width), rows):
         assert row[:4] == old[:4]
         assert 2 + 1 + 2 + 10 + 2 + 4 + 2 + 3 + sum(2 + cell_len(cell) for cell in row[4:]) <= width + 2
+
+
+@pytest.mark.parametrize("kind", [ConfigError, DataError])
+def test_a_fault_of_a_server_is_none_of_the_file(kind, tmp_path, shown, monkeypatch):
+    def stop(*_):
+        raise kind("no such model")
+
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.7")
+    monkeypatch.setattr(explain_file, "extract_file", stop)
+    with pytest.raises(kind, match="no such model"):
+        shown(tmp_path)
 
 
 def test_a_place_without_files_is_a_configuration_error(tmp_path, shown):
