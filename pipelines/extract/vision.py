@@ -71,7 +71,7 @@ _REFUSALS = [
     r"I (?:can ?not|can['’]t|won['’]t|am unable|am not able)\b",
     r"(?:as|being) an? (?:AI|language model|assistant)",
     r"unable to (?:read|process|transcribe|extract|assist)",
-    r"(?:the|this) (?:image|picture|page|document) (?:shows|depicts|contains|appears|is (?:blank|empty|too))",
+    r"(?:the|this) (?:image|picture|page) (?:shows|depicts|contains|appears|is (?:blank|empty|too))",
     r"there is no (?:legible |readable |visible )?text|no text (?:is|was|can be)",
     r"here(?: is|['’]s) the|sure[,!]|certainly[,!]",
     r"抱歉|对不起|對不起|很遗憾|我无法|我無法|作为(?:一个)?(?:AI|人工智能)|申し訳|すみません|죄송|извините|к сожалению",
