@@ -60,13 +60,22 @@ def made_pages() -> list[MadePage]:
     return [*pages, MadePage("bad.pdf", 3, "text_layer", 0.0, "not read in time", error="timeout")]
 
 
-def draw_pdf(path: Path, pages: int) -> None:
+def draw_pdf(path: Path, pages: int, text: bool = True, empty: bool = False) -> None:
+    """Pages with a text layer; without `text` they are pictures of such pages."""
     with pymupdf.open() as pdf:
         for number in range(1, pages + 1):
             page = pdf.new_page()
+            if empty:
+                continue
             page.insert_text((72, 100), f"Page {number}", fontsize=24)
             page.insert_textbox((72, 130, 520, 700), "The quick brown fox jumps over the lazy dog. " * 60, fontsize=11)
-        pdf.save(path)
+        if text or empty:
+            pdf.save(path)
+            return
+        with pymupdf.open() as scan:
+            for page in pdf:
+                scan.new_page().insert_image(page.rect, pixmap=page.get_pixmap(dpi=72))
+            scan.save(path)
 
 
 def make_extraction(folder: Path, shards: int = 2, refined: bool = True) -> Path:

@@ -277,3 +277,19 @@ def test_a_difference_of_hostile_text_takes_no_time():
     word_difference("a " * 50_000, "a b " * 50_000)
     word_difference("ab" * 50_000, "\x00\n" * 50_000)
     assert time.process_time() - before < 2
+
+
+@pytest.mark.slow
+def test_from_files_to_the_report(tmp_path, sluice):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    made_pages.draw_pdf(docs / "paper.pdf", 3)
+    made_pages.draw_pdf(docs / "scan.pdf", 2, text=False)
+    made_pages.draw_pdf(docs / "empty.pdf", 1, empty=True)
+    (tmp_path / "r.yaml").write_text("name: r\nsources: [{name: pdf, path: docs}]\nextract: {ocr: none}\n")
+    done = sluice("run", "r.yaml", "--until", "extract", "--output", "run", cwd=tmp_path)
+    assert "pages      3 text layer · 1 blank · 2 unreadable" in done.stdout
+    page = Page((tmp_path / "run" / "report.html").read_text("utf-8"))
+    at = page.rows.index(["source", "pages", "text layer", "blank", "unreadable"])
+    assert page.rows[at + 1] == ["pdf", "6", "3", "1", "2"]
+    assert "The quick brown fox" in "".join(page.text) and [tag for tag, _ in page.tags].count("img") == 6
