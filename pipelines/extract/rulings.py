@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from pipelines.extract.page import Box
 
@@ -11,6 +12,7 @@ _THIN = 3.0  # points: what is thinner is a line, what is thicker has edges
 _SHORTEST = 4.0
 _NEAR = 2.0  # points between lines that count as one, or as touching
 _MOST = 800  # lines in one direction; a page with more is a drawing
+_MOST_PIECES = 8000  # the same before pieces of one line are joined
 _SAME_ENDS = 6.0  # points by which parallel lines of one table may differ at their ends
 _FARTHEST = 0.6  # of the page's height between two parallel lines of one table
 _HEADING = 30.0  # points between a frame and a line of its width above or below it
@@ -51,11 +53,19 @@ def frames(boxes: Iterable[Box], width: float, height: float) -> list[Frame]:
         else:
             across += (Rule(top, left, right), Rule(bottom, left, right))
             down += (Rule(left, top, bottom), Rule(right, top, bottom))
+    if len(across) < 2 or len(across) > _MOST_PIECES or len(down) > _MOST_PIECES:
+        return []
     across, down = _merged(across), _merged(down)
     if len(across) > _MOST or len(down) > _MOST:
         return []
-    free = [rule for rule in across if not _crossed(rule, down)]
-    return [_extended(frame, free) for frame in _touching(across, down)] + _stacked(free, height)
+    if not down:
+        return _stacked(across, height)
+    meets = _meets(across, down)
+    free = [across[index] for index in np.flatnonzero(~meets.any(axis=1)).tolist()]
+    found = _touching(across, down, meets)
+    if not free:
+        return found
+    return [_extended(frame, free) for frame in found] + _stacked(free, height)
 
 
 def _merged(rules: list[Rule]) -> list[Rule]:
@@ -63,7 +73,7 @@ def _merged(rules: list[Rule]) -> list[Rule]:
     merged: list[Rule] = []
     for group in _near([rule.at for rule in rules]):
         pieces = sorted((rules[index] for index in group), key=lambda rule: rule.begin)
-        at = float(np.median([rule.at for rule in pieces]))
+        at = sum(rule.at for rule in pieces) / len(pieces)
         begin, end = pieces[0].begin, pieces[0].end
         for piece in pieces[1:]:
             if piece.begin > end + _NEAR:
@@ -87,15 +97,20 @@ def _near(values: Sequence[float]) -> list[list[int]]:
 
 def levels(values: Sequence[float]) -> list[float]:
     """Values in order, those that lie close together as one."""
-    return [float(np.mean([values[index] for index in group])) for group in _near(values)]
+    return [sum(values[index] for index in group) / len(group) for group in _near(values)]
 
 
-def _touching(across: list[Rule], down: list[Rule]) -> list[Frame]:
-    if not across or not down:
-        return []
-    rows, columns = _arrays(across), _arrays(down)
+def _meets(across: list[Rule], down: list[Rule]) -> npt.NDArray[np.bool_]:
+    """Which lines across meet which lines down: [lines across, lines down]."""
+    rows = np.array([(rule.at, rule.begin, rule.end) for rule in across])
+    columns = np.array([(rule.at, rule.begin, rule.end) for rule in down])
     meets = (rows[:, 1, None] - _NEAR <= columns[None, :, 0]) & (columns[None, :, 0] <= rows[:, 2, None] + _NEAR)
     meets &= (columns[None, :, 1] - _NEAR <= rows[:, 0, None]) & (rows[:, 0, None] <= columns[None, :, 2] + _NEAR)
+    return meets
+
+
+def _touching(across: list[Rule], down: list[Rule], meets: npt.NDArray[np.bool_]) -> list[Frame]:
+    """Lines that touch one another, directly or through others."""
     parent = list(range(len(across) + len(down)))
 
     def root(node: int) -> int:
@@ -125,13 +140,6 @@ def _extended(frame: Frame, across: list[Rule]) -> Frame:
     return _frame(frame.across + near, frame.down) if near else frame
 
 
-def _crossed(rule: Rule, down: list[Rule]) -> bool:
-    return any(
-        other.begin - _NEAR <= rule.at <= other.end + _NEAR and rule.begin - _NEAR <= other.at <= rule.end + _NEAR
-        for other in down
-    )
-
-
 def _stacked(free: list[Rule], height: float) -> list[Frame]:
     """Parallel lines of one length, one below the other, which no line crosses."""
     stacks: list[list[Rule]] = []
@@ -145,10 +153,6 @@ def _stacked(free: list[Rule], height: float) -> list[Frame]:
         else:
             stacks.append([rule])
     return [_frame(stack, []) for stack in stacks if len(stack) > 1]
-
-
-def _arrays(rules: list[Rule]) -> np.ndarray:
-    return np.array([(rule.at, rule.begin, rule.end) for rule in rules])
 
 
 def _frame(across: list[Rule], down: list[Rule]) -> Frame:

@@ -18,6 +18,8 @@ from pipelines.extract.wrapping import join_pair
 _MOST_CELLS = 10_000
 _MOST_COLUMNS = 60
 _REPEATED = 40  # characters: so short, a cell over several rows or columns is written in each of them
+_CLOSE = 4  # rows: within so many there is a second one with pieces beside one another
+_NARROWEST, _LOWEST = 60.0, 16.0  # points: smaller frames hold no table
 _LONG = 0.2  # of a table's height: shorter lines down part no columns
 _CUT = 0.05  # of the pieces may lie across a line; more do in drawings
 _FILLED = 0.4  # of the cells have text; fewer do in drawings
@@ -66,16 +68,16 @@ def find_tables(content: PageContent, document: Document) -> list[Table]:
     """The tables of one page, from top to bottom; may ask the document for the page's drawn lines."""
     lines = [line for block in content.blocks for line in block if not line.vertical]
     turn = _usual_turn(lines)
+    if not _may_hold_tables(lines, turn):
+        return []
     width, height = content.width, content.height
     rows = _rows(_pieces(lines, turn, width, height))
-    if sum(len(row) > 1 for row in rows) < 2:
-        return []
     if turn in (90, 270):
         width, height = height, width
     tables: list[tuple[Box, list[list[str]]]] = []
     if content.paths > 1:
         boxes = [_upright(box, turn, content.width, content.height) for box in document.rulings(content.number)]
-        for frame in _outermost(frames(boxes, width, height)):
+        for frame in _ranked(frames(boxes, width, height)):
             inside = [piece for row in rows for piece in row if _within(piece, frame.box)]
             found = _ruled(frame, inside)
             if found is not None:
@@ -97,6 +99,35 @@ def _usual_turn(lines: list[Line]) -> int:
     for line in lines:
         letters[line.turn] = letters.get(line.turn, 0) + len(line.text)
     return max(letters, key=lambda turn: (letters[turn], -turn))
+
+
+def _may_hold_tables(lines: list[Line], turn: int) -> bool:
+    """Whether some rows that follow one another have lines side by side: the cheap test."""
+    begin, end = (1, 3) if turn in (0, 180) else (0, 2)
+    boxes = [
+        (line.box[begin] + line.box[end], line.box[end] - line.box[begin])
+        for line in lines
+        if len(line.text) > 4 or not _is_mark(line.text)
+    ]
+    boxes.sort()
+    row, beside = 0, -_CLOSE
+    level = float("-inf")
+    alone = True
+    for middle, high in boxes:
+        if middle - level > 0.7 * high:
+            row, level, alone = row + 1, middle, True
+        elif alone:
+            alone = False
+            if row - beside < _CLOSE:
+                return True
+            beside = row
+    return False
+
+
+def _is_mark(text: str) -> bool:
+    """Whether a short text stands before an entry of a list."""
+    text = text.strip()
+    return not text or (len(text) < 4 and not text[-1].isalnum())
 
 
 def _upright(box: Box, turn: int, width: float, height: float) -> Box:
@@ -157,12 +188,11 @@ def _text(pieces: list[_Piece]) -> str:
 # --- tables with drawn lines ---
 
 
-def _outermost(found: list[Frame]) -> list[Frame]:
-    """Frames with lines down first, and large ones before those inside them."""
-    return sorted(
-        found,
-        key=lambda frame: (not frame.down, -(frame.box[2] - frame.box[0]) * (frame.box[3] - frame.box[1])),
-    )
+def _ranked(found: list[Frame]) -> list[Frame]:
+    """Frames with lines down first, and large ones before those inside them; without the very small ones."""
+    sizes = [(frame.box[2] - frame.box[0], frame.box[3] - frame.box[1], frame) for frame in found]
+    large = [size for size in sizes if size[0] >= _NARROWEST and size[1] >= _LOWEST]
+    return [frame for wide, high, frame in sorted(large, key=lambda size: (not size[2].down, -size[0] * size[1]))]
 
 
 def _ruled(frame: Frame, pieces: list[_Piece]) -> tuple[Box, list[list[str]]] | None:
@@ -452,10 +482,10 @@ def _tidy(grid: list[list[str]]) -> list[list[str]] | None:
         return None
     if sum(1 for row in grid if sum(map(bool, row)) > 1) < 2:
         return None
-    # Single letters and signs label drawings.
     texts = [cell for cell in cells if cell]
-    if 2 * sum(len(cell) == 1 and not cell.isdigit() for cell in texts) > len(texts):
-        return None
+    single = sum(len(cell) == 1 and not cell.isdigit() for cell in texts)
+    if 2 * single > len(texts) and len(texts) < 0.8 * len(cells):
+        return None  # letters and signs that label a drawing
     return grid
 
 
