@@ -14,13 +14,14 @@ from pipelines.extract.page import Block, Page
 
 _EDGE_BLOCKS = 4  # of a page, from its top and from its bottom, that may be furniture
 _ZONE = 0.15  # of the height of the page, at the top and at the bottom; beside the text, of its width
+_FAR_ZONE = 0.3  # of the height, for the outermost row
+_ROW = 18.0  # points that one row takes at most
 _SAME_HEIGHT = 3.0  # points
 _REACH = 4  # pages between two that carry the same: left and right pages differ, a chapter's first has none
 _LONGEST = 200  # characters
 _SEEN = 3  # pages of a file on which a piece must recur; of a shorter one on all
 _COMMON_PLACE = 0.25  # of the pages have a running header at a height, so that everything there is one
 _SMALL, _LARGE = 1.1, 1.3  # of the body's size: running headers are small, titles large
-_OUTER_ZONE = 0.1  # of the height of the page, for page numbers that stand alone
 _FULL_PAGE = 500  # letters of a page whose last line may be its number
 _NUMBERED_KINDS = ("paragraph", "heading", "list", "code")
 
@@ -91,7 +92,10 @@ def _pieces(index: int, page: Page) -> Iterable[_Piece]:
     ]
     if not blocks or page.height <= 0:
         return
-    top, bottom = _ZONE * page.height, (1 - _ZONE) * page.height
+    # A page may be larger than what was made to stand on it: the outermost blocks may be farther from its edge.
+    highest, lowest = min(block.box[1] for _, block in blocks), max(block.box[3] for _, block in blocks)
+    top = max(_ZONE * page.height, min(highest + _ROW, _FAR_ZONE * page.height))
+    bottom = min((1 - _ZONE) * page.height, max(lowest - _ROW, (1 - _FAR_ZONE) * page.height))
     upper = sorted((item for item in blocks if item[1].box[3] < top), key=lambda item: item[1].box[1])
     lower = sorted((item for item in blocks if item[1].box[1] > bottom), key=lambda item: -item[1].box[3])
     beside = [
@@ -226,7 +230,7 @@ def _mark_lone_numbers(pieces: list[_Piece], pages: Sequence[Page]) -> None:
             continue
         page = pages[piece.page]
         height = piece.height / page.height
-        if min(height, 1 - height) > _OUTER_ZONE or not (piece.key in _BARE or _LONE_NUMBER.match(piece.text)):
+        if not (piece.key in _BARE or _LONE_NUMBER.match(piece.text)):
             continue
         outermost = all(
             block.box[1] >= piece.height if height < 0.5 else block.box[3] <= piece.height

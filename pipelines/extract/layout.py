@@ -33,6 +33,8 @@ _LETTER = re.compile(r"[^\W\d_]{2}|[\u3040-\u9fff\uac00-\ud7af]")
 
 _CELL_GAP = 1.2  # em: pieces of a row farther apart are cells, unless the first is a marker or a number
 _MARKER_GAP = 6.0  # em between a marker and its text at most
+_STRETCHED_GAP = 2.5  # em between words of a justified line at most
+_SPACE = 0.25  # em that a space is wide, about
 _TOUCHING = 0.12  # em: pieces closer than that are parts of one word
 _SAME_SIZE = 0.08  # share by which sizes of one text may differ
 _LOOSE_PITCH = 1.3  # of the usual distance of lines; a larger one ends a paragraph
@@ -41,6 +43,7 @@ _HEADING_SIZE = 1.12  # of the body's
 _HEADING_ROWS, _HEADING_LETTERS = 4, 200
 _BOLD_HEADING_LETTERS = 120
 _MONO_WIDTH = (0.47, 0.67)  # em of a letter in fonts of one width
+_SAME_WIDTH = 0.04  # share by which the mean width of letters of one font of one width may differ
 _MARGIN = 0.08  # of the page's height: what stands there is first or last whenever the file draws it
 _COLUMN_LETTERS = 15  # of a row in a column of text at least
 _GUTTER_ROWS = 5  # rows drawn across both columns from which on a page is taken for columns
@@ -59,6 +62,7 @@ class _Row:
     bold: bool
     mono: bool
     rtl: bool
+    font: str = ""
     cells: bool = False
     table: Table | None = None
 
@@ -164,19 +168,24 @@ def _rows(lines: list[Line], places: dict[int, Table | None]) -> tuple[list[_Row
     rows: list[_Row] = []
     apart: list[int] = []  # rows that stand beside the row before them, a gap away
     row: _Row | None = None
+    space_follows = False  # the line before ends with a space
     for index, line in enumerate(lines):
         if index in places:
             table = places[index]
             if table is not None:
-                rows.append(_Row("", *table.box, line.size, False, False, False, False, table))
+                rows.append(_Row("", *table.box, line.size, False, False, False, table=table))
             row = None
             continue
         text, mono, size = line.text, line.mono, line.size
         if not text.isprintable():
             text = _CONTROLS.sub("", text)
         left, top, right, bottom = line.box
+        rtl = not text.isascii() and _reads_leftwards(text)
         if text[-1:] == " ":
-            right -= 0.25 * size
+            if rtl:
+                left += _SPACE * size
+            else:
+                right -= _SPACE * size
         if mono:
             text = text.expandtabs(8).rstrip()
             if not text.isascii():
@@ -184,12 +193,12 @@ def _rows(lines: list[Line], places: dict[int, Table | None]) -> tuple[list[_Row
             if text.isspace():
                 text = ""
         else:
-            if text[:1] == " ":
-                left += 0.25 * size
+            if text[:1] == " " and not rtl:
+                left += _SPACE * size
             text = " ".join(text.split())
         if not text:
             continue
-        rtl = not text.isascii() and _reads_leftwards(text)
+        spaced, space_follows = space_follows or line.text[:1] == " ", line.text[-1:] == " "
         if row is not None and min(bottom, row.bottom) - max(top, row.top) > 0.5 * min(
             bottom - top, row.bottom - row.top
         ):
@@ -200,10 +209,10 @@ def _rows(lines: list[Line], places: dict[int, Table | None]) -> tuple[list[_Row
             if gap > -0.5 * em:
                 near = gap < _CELL_GAP * em
                 if near or (gap < _MARKER_GAP * em and _MARKER_ALONE.fullmatch(row.text)):
-                    _extend(row, text, left, top, right, bottom, line, rtl, gap, em)
+                    _extend(row, text, (left, top, right, bottom), line, rtl, gap, spaced)
                     continue
                 apart.append(len(rows))
-        row = _Row(text, left, top, right, bottom, size, line.bold, mono, rtl)
+        row = _Row(text, left, top, right, bottom, size, line.bold, mono, rtl, line.font)
         rows.append(row)
     if not apart:
         return rows, False
@@ -212,33 +221,21 @@ def _rows(lines: list[Line], places: dict[int, Table | None]) -> tuple[list[_Row
     return _with_cells(rows, apart), False
 
 
-def _extend(
-    row: _Row,
-    text: str,
-    left: float,
-    top: float,
-    right: float,
-    bottom: float,
-    line: Line,
-    rtl: bool,
-    gap: float,
-    em: float,
-) -> None:
-    """Add a piece that stands beside a row."""
+def _extend(row: _Row, text: str, box: Box, line: Line, rtl: bool, gap: float, spaced: bool) -> None:
+    """Add a piece that stands beside a row, `gap` points away."""
+    left, top, right, bottom = box
+    em = max(line.size, row.size)
     if row.mono and line.mono:
         space = " " * max(0, round(gap / (0.6 * em)))
-    elif gap < _TOUCHING * em or (UNSPACED.match(row.text[-1]) and UNSPACED.match(text[0])):
+    elif UNSPACED.match(row.text[-1]) and UNSPACED.match(text[0]):
         space = ""
     else:
-        space = " "
-    if len(text) > len(row.text):
-        row.size = line.size
-    if (row.rtl or rtl) and left > row.left and row.rtl != (len(text) < 3):
-        row.text = f"{text}{space}{row.text}" if row.rtl else f"{row.text}{space}{text}"
-    else:
-        row.text = f"{row.text}{space}{text}"
+        space = " " if spaced or gap > _TOUCHING * em else ""
+    before = (row.rtl or rtl) and left > row.left and row.rtl != (len(text) < 3)
+    row.text = f"{text}{space}{row.text}" if before and row.rtl else f"{row.text}{space}{text}"
+    if 2 * len(text) > len(row.text):  # what is raised or set lower is small: the height is that of the longer piece
+        row.size, row.top, row.bottom = line.size, top, bottom
     row.left, row.right = min(left, row.left), max(right, row.right)
-    row.top, row.bottom = min(top, row.top), max(bottom, row.bottom)
     row.bold = row.bold and line.bold
     row.mono = row.mono and line.mono
     row.rtl = row.rtl or rtl
@@ -264,11 +261,17 @@ def _with_cells(rows: list[_Row], apart: list[int]) -> list[_Row]:
     """Rows whose pieces stand apart become one row of cells."""
     beside = set(apart)
     merged: list[_Row] = []
+    stretched: list[int] = []  # rows whose gaps are not wider than in a justified line of few words
     for index, row in enumerate(rows):
         if index not in beside or not merged or merged[-1].table:
             merged.append(row)
             continue
         into = merged[-1]
+        narrow = row.left - into.right < _STRETCHED_GAP * row.size
+        if narrow and not into.cells:
+            stretched.append(len(merged) - 1)
+        elif not narrow and stretched and stretched[-1] == len(merged) - 1:
+            stretched.pop()
         if row.mono and into.mono:
             space = " " * max(2, round((row.left - into.right) / (0.6 * row.size or 1.0)))
         else:
@@ -279,7 +282,24 @@ def _with_cells(rows: list[_Row], apart: list[int]) -> list[_Row]:
         into.top, into.bottom = min(row.top, into.top), max(row.bottom, into.bottom)
         into.bold = into.bold and row.bold
         into.mono = into.mono and row.mono
+    for index in stretched:
+        row = merged[index]
+        if any(_same_margins(row, other) for other in merged[max(0, index - 1) : index + 2] if other is not row):
+            row.cells = False
+            row.text = " ".join(row.text.split())
     return merged
+
+
+def _same_margins(row: _Row, other: _Row) -> bool:
+    """Whether a row with gaps is as wide as a line of text beside it."""
+    edge = 0.5 * row.size
+    return (
+        not other.cells
+        and other.table is None
+        and len(other.text) >= _COLUMN_LETTERS
+        and abs(row.right - other.right) < edge
+        and abs(row.left - other.left) < 2 * row.size
+    )
 
 
 # --- columns ---
@@ -361,6 +381,9 @@ class _Measures:
                 if 0.8 < pitch < 3.5:
                     pitches.append(pitch)
             before = row
+            if row.mono and not _in_one_width(row):
+                row.mono = False
+        _unmark_mixed(rows)
         self.body = max(sizes, key=lambda size: (sizes[size], -size)) if sizes else 0.0
         pitches.sort()
         self.pitch = pitches[3 * len(pitches) // 10] if pitches else 1.3
@@ -375,7 +398,7 @@ class _Measures:
             first = group[0]
             if first.table:
                 blocks.append(Block("table", first.table.markdown, first.table.box, first.size))
-            elif first.mono and _is_code(group):
+            elif all(row.mono for row in group):
                 code = [*code, *group]
                 if len(code) > len(group):
                     blocks.pop()
@@ -501,22 +524,29 @@ class _Measures:
 def _style_ends(before: _Row, row: _Row, right: float, size: float) -> bool:
     """Whether a change of style between two rows is one of lines and not of words in a paragraph."""
     if row.mono != before.mono:
-        mono = row if row.mono else before
-        indented = abs(row.left - before.left) > 0.5 * size
-        return _is_code([mono]) and (indented or before.right < right - 4 * size)
+        return abs(row.left - before.left) > 0.5 * size or before.right < right - 4 * size
     return before.right < right - max(2 * size, 0.08 * (right - before.left))
 
 
-def _is_code(group: list[_Row]) -> bool:
-    """Whether rows that begin with letters of one width hold nothing else."""
-    letters, width = 0, 0.0
-    for row in group:
-        if not row.mono:
-            return False
-        if row.text.isascii():
-            letters += len(row.text)
-            width += (row.right - row.left) / (row.size or 1.0)
-    return letters == 0 or _MONO_WIDTH[0] < width / letters < _MONO_WIDTH[1]
+def _in_one_width(row: _Row) -> bool:
+    """Whether a row whose first letter is of a font of one width may hold that font alone."""
+    if not row.text.isascii():
+        return True  # wide letters stand among the narrow ones
+    return _MONO_WIDTH[0] < (row.right - row.left) / len(row.text) / (row.size or 1.0) < _MONO_WIDTH[1]
+
+
+def _unmark_mixed(rows: list[_Row]) -> None:
+    """Rows that begin in a font of one width and go on in another: their letters are not as wide as those of others."""
+    widths: dict[str, list[tuple[float, _Row]]] = {}
+    for row in rows:
+        if row.mono and row.text.isascii() and len(row.text) > 3:
+            width = (row.right - row.left) / len(row.text) / (row.size or 1.0)
+            widths.setdefault(row.font, []).append((width, row))
+    for found in widths.values():
+        usual = sorted(width for width, _ in found)[len(found) // 2]
+        for width, row in found:
+            if abs(width - usual) > _SAME_WIDTH * usual:
+                row.mono = False
 
 
 def _headings(group: list[_Row]) -> Iterator[Block]:

@@ -5,9 +5,10 @@ MuPDF writes the lines of a page with their boxes and fonts as JSON by itself, w
 busy for hours: only the child process of `isolate` may call this module.
 """
 
+import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pymupdf
 from pymupdf import mupdf
@@ -29,6 +30,10 @@ _OPTIONS.flags = (
 )
 _SCALE = 10  # MuPDF writes whole numbers: of tenths of a point
 _VECTOR = re.compile(rb'\{"type":"vector"[^{}]*\}')
+_ARABIC = re.compile(rb"[\xd8-\xdb][\x80-\xbf]")
+_NO_WIDTH = re.compile(rb'quad="(\S+) (\S+) \1 \2 ')
+_LETTER = re.compile(rb'<char c="([^"]*)" quad="(\S+) \S+ (\S+) [^"]*"')
+_SAME_PLACE = 0.2  # points
 _MANY_VECTORS = 1000  # from here on they are counted and cut out before the JSON is read
 _MOST_RULINGS = 20_000  # a page with more is a map or a drawing
 _COVERED = 0.5  # of the page by images: text on it may be hidden
@@ -67,11 +72,9 @@ class MupdfDocument:
             page = self._structured(number)
             size = page.m_internal.mediabox
             content = PageContent(number, size.x1 - size.x0, size.y1 - size.y0)
-            buffer = mupdf.fz_new_buffer(1 << 16)
-            output = mupdf.FzOutput(buffer)
-            mupdf.fz_print_stext_page_as_json(output, page, _SCALE)
-            output.fz_close_output()
-            self._parse(buffer.fz_buffer_extract(), content)
+            written = _written(lambda output: mupdf.fz_print_stext_page_as_json(output, page, _SCALE))
+            mended = _mended_ligatures(page) if _ARABIC.search(written) else {}
+            self._parse(written, mended, content)
         except _DAMAGED as error:
             raise Unreadable("broken_pdf", f"page {number} is damaged ({type(error).__name__})") from None
         if content.blocks and _covered(content):
@@ -118,14 +121,20 @@ class MupdfDocument:
             self._latest = number, mupdf.FzStextPage(page, _OPTIONS)
         return self._latest[1]
 
-    def _parse(self, written: bytes, content: PageContent) -> None:
+    def _parse(self, written: bytes, mended: dict[int, str], content: PageContent) -> None:
         content.paths = written.count(b'{"type":"vector"')
         if content.paths > _MANY_VECTORS:
             written = _VECTOR.sub(b"{}", written)
+        count = 0  # of the page's lines
         for block in json.loads(written.decode("utf-8", "replace"), strict=False)["blocks"]:
             kind = block.get("type")
             if kind == "text":
-                lines = [line for raw in block["lines"] if (line := self._line(raw)) is not None]
+                raws = block["lines"]
+                if mended:
+                    for index, raw in enumerate(raws, count):
+                        raw["text"] = mended.get(index, raw["text"])
+                    count += len(raws)
+                lines = [line for raw in raws if (line := self._line(raw)) is not None]
                 if lines:
                     content.blocks.append(lines)
             elif kind == "image":
@@ -145,6 +154,53 @@ class MupdfDocument:
         turn = 0 if vertical else _turn(box["x"], box["y"], box["w"], box["h"], raw["x"], raw["y"])
         bold, italic = font["weight"] == "bold", font["style"] == "italic"
         return Line(text, _box(box), font["size"] / _SCALE, name, bold, italic, mono, vertical, turn)
+
+
+def _written(write: Callable[[mupdf.FzOutput], None]) -> bytes:
+    buffer = mupdf.fz_new_buffer(1 << 16)
+    output = mupdf.FzOutput(buffer)
+    write(output)
+    output.fz_close_output()
+    written: bytes = buffer.fz_buffer_extract()
+    return written
+
+
+def _mended_ligatures(page: mupdf.FzStextPage) -> dict[int, str]:
+    """By the index of a line: its text, where MuPDF has turned the letters of a ligature.
+
+    It puts a line that the file draws from left to right into logical order letter by letter. The letters of one glyph
+    are in that order already: the first has the width, the others have none and must not come before it.
+    """
+    written = _written(lambda output: mupdf.fz_print_stext_page_as_xml(output, page, 0))
+    mended = {}
+    letters: dict[bytes, str] = {}
+    for index, line in enumerate(written.split(b"<line ")[1:]):
+        if not _NO_WIDTH.search(line):
+            continue
+        text: list[str] = []
+        waiting: list[str] = []  # letters without width, the last of them first
+        place = before = 0.0  # where they stand, and where the letter before them ends
+        for code, left, right in _LETTER.findall(line):
+            letter = letters.get(code)
+            if letter is None:
+                letter = letters[code] = html.unescape(code.decode("utf-8", "replace"))
+            if left == right and letter.isalpha():
+                waiting.insert(0, letter)
+                place = float(left)
+                continue
+            if waiting:
+                if abs(place - before) < _SAME_PLACE or abs(place - float(right)) > _SAME_PLACE:
+                    text.extend(reversed(waiting))
+                    text.append(letter)
+                else:  # they belong to the letter that follows
+                    text.append(letter)
+                    text.extend(waiting)
+                waiting = []
+            else:
+                text.append(letter)
+            before = float(right)
+        mended[index] = "".join([*text, *reversed(waiting)])
+    return mended
 
 
 def _turn(left: int, top: int, width: int, height: int, x: int, y: int) -> int:
