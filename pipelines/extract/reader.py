@@ -22,14 +22,17 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from pipelines.extract.archives import extract_members
 from pipelines.extract.found import Extracted, Reject, Rejected, clean_text, clip, make_document
 from pipelines.extract.isolate import read_isolated
+from pipelines.extract.licences import stated_licence
 from pipelines.extract.packed import CHUNK_BYTES, Budget, Unpacked, as_local_path, compression, read_whole
 from pipelines.extract.records import extract_json_lines, extract_parquet
+from pipelines.extract.source_code import code_flags
 from pipelines.extract.tars import is_tar, tar_members
 from pipelines.extract.warc import extract_warc
 from pipelines.extract.zips import zip_members
@@ -85,7 +88,7 @@ def sniff_kind(head: bytes, path: str) -> str:
         return "tar"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
-    code = code_language(path)
+    code = code_language(path, head.decode("utf-8", "replace"))
     if suffix in _HTML_SUFFIXES or (_HTML_BEGIN.match(head) and not code):
         return "html"
     if suffix in {".pdf", ".parquet"}:
@@ -200,9 +203,7 @@ def _extract(
             elif kind == "binary":
                 yield Reject("", "not_text", "the file holds zero bytes and is of no known kind")
             else:
-                if code := code_language(path) if kind == "code" else None:
-                    metadata["code"] = code
-                yield _extract_text(read_whole(file, options), options, metadata)
+                yield _extract_text(read_whole(file, options), path, options, metadata)
         except Rejected as rejected:
             yield Reject("", rejected.error, clip(rejected.message))
         except OSError as error:
@@ -243,13 +244,21 @@ def _extract_container(
 # --- one document a file --------------------------------------------------------------------------------------
 
 
-def _extract_text(data: bytes, options: Extract, metadata: dict[str, str]) -> Extracted | Reject:
+def _extract_text(data: bytes, path: str, options: Extract, metadata: dict[str, str]) -> Extracted | Reject:
     charset = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
     try:
         text = data.decode(charset)
     except UnicodeDecodeError as error:
         return Reject("", "invalid_utf8", f"not {charset.upper()}: byte {error.start} cannot be decoded")
-    return make_document("", text, options, metadata)
+    document = make_document("", text, options, metadata)
+    if metadata["kind"] != "code" or isinstance(document, Reject):
+        return document
+    language = code_language(path, document.text)
+    if language:
+        metadata["code"] = language
+    if flags := code_flags(path, document.text, language):
+        metadata["code_flags"] = ",".join(flags)
+    return replace(document, licence=stated_licence(document.text))
 
 
 def _extract_html(data: bytes, options: Extract, metadata: dict[str, str]) -> Extracted | Reject:
