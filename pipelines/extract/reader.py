@@ -88,8 +88,7 @@ def sniff_kind(head: bytes, path: str) -> str:
         return "tar"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
-    code = code_language(path, head.decode("utf-8", "replace"))
-    if suffix in _HTML_SUFFIXES or (_HTML_BEGIN.match(head) and not code):
+    if suffix in _HTML_SUFFIXES or (_HTML_BEGIN.match(head) and not code_language(path)):
         return "html"
     if suffix in {".pdf", ".parquet"}:
         return suffix[1:]
@@ -100,7 +99,7 @@ def sniff_kind(head: bytes, path: str) -> str:
         return "jsonl"
     if suffix in _MARKDOWN_SUFFIXES:
         return "markdown"
-    return "code" if code else "text"
+    return "code" if code_language(path, head.decode("utf-8", "replace")) else "text"
 
 
 _DECLARED_KINDS = {

@@ -184,6 +184,8 @@ def _without_table(file: IO[bytes], budget: Budget) -> Iterator[Member]:
             break
         _, _, flags, method, _, _, checksum, packed, unpacked, name_bytes, extra_bytes = _LOCAL.unpack(head)
         name, extra = file.read(name_bytes), file.read(extra_bytes)
+        if len(name) + len(extra) < name_bytes + extra_bytes:
+            break
         unpacked, packed = _wide(extra, [unpacked, packed])
         begin = at + _LOCAL.size + name_bytes + extra_bytes
         open_ended = bool(flags & _DESCRIPTOR) and packed == 0
