@@ -52,6 +52,7 @@ class ShardResult:
     counts: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    spent: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         value = asdict(self) | {"files": [entry.model_dump() for entry in self.files]}
@@ -102,13 +103,15 @@ def merge_results(results: Iterable[dict[str, Any]]) -> Output:
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     extra: Counter[str] = Counter()
+    spent: Counter[str] = Counter()
     for result in results:
         files += [FileEntry(**entry) for entry in result["files"]]
         counts.update(result["counts"])
         reasons.update(result["reasons"])
         extra.update(result["extra"])
+        spent.update(result["spent"])
     files.sort(key=lambda entry: entry.path)
-    return Output(files, *(dict(sorted(counter.items())) for counter in (counts, reasons, extra)))
+    return Output(files, *(dict(sorted(counter.items())) for counter in (counts, reasons, extra, spent)))
 
 
 def _write_results(results: list[str], path: str) -> None:

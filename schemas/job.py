@@ -52,9 +52,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Output:
-    """What a stage says of its dataset; it goes into the manifest, so nothing here may depend on time or place."""
+    """What a stage says of its dataset; it goes into the manifest, so nothing in it may depend on time or place.
+
+    Except `spent`: what this execution used up, such as the tokens of a model. It goes to run.json.
+    """
 
     files: list[FileEntry]
     counts: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    spent: dict[str, int] = field(default_factory=dict)

@@ -74,7 +74,54 @@ def _stage_command(name: str, does: str) -> None:
     app.command(name, help=does)(command)
 
 
-_stage_command("extract", "Text out of PDF, HTML, Markdown, text, source code, JSONL and Parquet.")
+@app.command()
+def extract(
+    context: typer.Context,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Files, folders, globs or URLs; or one run folder, or one recipe.",
+            show_default=False,
+        ),
+    ],
+    output: OutputFolder = None,
+    pdf_backend: Annotated[str | None, typer.Option(help="pymupdf or pypdfium2.")] = None,
+    password: Annotated[list[str] | None, typer.Option(help="Password of encrypted PDF files; repeatable.")] = None,
+    ocr: Annotated[str | None, typer.Option(help="tesseract, rapidocr or none.")] = None,
+    vlm_url: Annotated[str | None, typer.Option(help="OpenAI-compatible server of a vision model.")] = None,
+    vlm_model: Annotated[str | None, typer.Option(help="Name of the vision model.")] = None,
+    refine_url: Annotated[str | None, typer.Option(help="OpenAI-compatible server of a language model.")] = None,
+    refine_model: Annotated[str | None, typer.Option(help="Name of the language model that repairs PDF text.")] = None,
+    answers: Annotated[str | None, typer.Option(help="Folder that keeps the answers of models.")] = None,
+    html: Annotated[str | None, typer.Option(help="careful or fast.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show page by page how each file is read, and why; write nothing.")
+    ] = False,
+    recipe: With = None,
+    settings: Settings = None,
+    column: Column = None,
+) -> None:
+    """Text out of PDF, HTML, WARC, EPUB, DOCX, Markdown, text, source code, JSONL and Parquet, also in tar and zip."""
+    import json
+
+    from sluice.commands import explain_inputs, model_server, run_stage
+
+    chosen = {
+        "pdf_backend": pdf_backend,
+        "passwords": password or None,
+        "ocr": ocr,
+        "vision": model_server("--vlm", vlm_url, vlm_model),
+        "refine": model_server("--refine", refine_url, refine_model),
+        "answers": answers,
+        "html": html,
+    }
+    extra = [f"extract.{name}={json.dumps(value)}" for name, value in chosen.items() if value is not None]
+    changes, columns = (*(settings or ()), *extra), tuple(column or ())
+    if explain:
+        explain_inputs(inputs, recipe, changes, columns)
+    else:
+        run_stage("extract", inputs[0], output, recipe, changes, columns, context.obj, tuple(inputs[1:]))
 
 
 @app.command()

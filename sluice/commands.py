@@ -48,8 +48,10 @@ def run_stage(
     settings: tuple[str, ...],
     columns: tuple[str, ...],
     beam_options: tuple[str, ...],
+    more: tuple[str, ...] = (),
 ) -> None:
-    """A stage as a command of its own, on documents, on a finished run or by a recipe."""
+    """A stage as a command of its own, on documents, on a finished run or by a recipe; `more` are further documents."""
+    _only_documents(source, more)
     if source.endswith((".yaml", ".yml")):
         _only_recipe(recipe_file, columns)
         recipe = load_recipe(source, settings)
@@ -67,7 +69,7 @@ def run_stage(
         found = find_given(source) if not any(character in source for character in "*?[") else {}
         if found and folder == _folder(run_folder(source)):
             raise ConfigError(f"--output {output}: is the input; use `sluice run` to go on in the same folder")
-        recipe = _recipe_for(source, folder, recipe_file, settings, columns, bool(found))
+        recipe = _recipe_for(source, folder, recipe_file, settings, columns, bool(found), more)
         if recipe_file or any(setting.startswith("mix.exclude") for setting in settings):
             road.STAGES["mix"].outside(recipe)  # a list that is asked for now has to be there
         given = {stage: _folder(path) for stage, path in found.items() if stage in before}
@@ -100,6 +102,33 @@ def print_training(
         plan_training(recipe, run_folder(source) if made else output or "run")
 
 
+def _only_documents(source: str, more: tuple[str, ...]) -> None:
+    """A run or a recipe says itself where its documents are, so it stands alone."""
+    if not more:
+        return
+    for path in (source, *more):
+        wild = any(character in path for character in "*?[")
+        if path.endswith((".yaml", ".yml")) or (not wild and find_given(path)):
+            raise ConfigError(f"{path}: a recipe or a run stands alone; give only documents, or only this")
+
+
+def model_server(option: str, url: str | None, model: str | None) -> dict[str, str] | None:
+    """The section of a recipe that `--vlm-url` and `--vlm-model`, or `--refine-url` and `--refine-model`, stand for."""
+    if (url is None) != (model is None):
+        raise ConfigError(f"{option}-url and {option}-model belong together; give both")
+    return {"url": url, "model": model} if url is not None and model is not None else None
+
+
+def explain_inputs(
+    inputs: list[str], recipe_file: str | None, settings: tuple[str, ...], columns: tuple[str, ...]
+) -> None:
+    """`sluice extract --explain`: how each file would be read, and why."""
+    from sluice.explain_file import explain_files
+
+    recipe = _recipe_for(inputs[0], "explained", recipe_file, settings, columns, False, tuple(inputs[1:]))
+    explain_files(recipe)
+
+
 def _only_recipe(recipe_file: str | None, columns: tuple[str, ...]) -> None:
     if recipe_file or columns:
         raise ConfigError("INPUT is a recipe, so --recipe and --column have nothing to say")
@@ -117,7 +146,13 @@ def _stages_for(name: str, recipe: Recipe, given: dict[str, str]) -> tuple[road.
 
 
 def _recipe_for(
-    source: str, output: str, recipe_file: str | None, settings: tuple[str, ...], columns: tuple[str, ...], made: bool
+    source: str,
+    output: str,
+    recipe_file: str | None,
+    settings: tuple[str, ...],
+    columns: tuple[str, ...],
+    made: bool,
+    more: tuple[str, ...] = (),
 ) -> Recipe:
     """The settings of a single stage: of a recipe file, of the run that the input is, or the defaults."""
     mapping = _columns(columns)
@@ -131,8 +166,11 @@ def _recipe_for(
     elif made and paths.exists(run_recipe_file):
         value = yaml.safe_load(paths.read_text(run_recipe_file))
     if not made:
-        path = source if not paths.is_local(source) else str(Path(source).absolute())
-        value = {**value, "sources": [{"name": "input", "path": path, "columns": mapping}]}
+        sources = [
+            {"name": "input" if number == 1 else f"input-{number}", "path": _folder(path), "columns": mapping}
+            for number, path in enumerate((source, *more), 1)
+        ]
+        value = {**value, "sources": sources}
     value = {"name": name, "sources": [{"name": "input", "path": source}], **value}
     return check_recipe(apply_overrides(value, settings), Path.cwd(), "settings")
 

@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 from rich.cells import cell_len
 from rich.text import Text
 
-from pipelines.extract.found import Extracted, PageFact, Reject, Rejected
+from pipelines.extract.found import Extracted, Found, PageFact, Reject, Rejected, Repair
 from pipelines.extract.listing import InputFile, list_source
 from pipelines.extract.packed import Unpacked, compression
 from pipelines.extract.python_environment import extract_environment_file
@@ -61,7 +61,7 @@ def explain_files(recipe: Recipe) -> None:
         console.print(Text(f"{total.files:,} files · {_sums(total)}", style="bold"), soft_wrap=True)
 
 
-def _read(file: InputFile, source: Source, recipe: Recipe) -> Iterator[Extracted | Reject | PageFact]:
+def _read(file: InputFile, source: Source, recipe: Recipe) -> Iterator[Found]:
     """What the extraction makes of a file; a fault of the file or of its reader is a reject there too."""
     try:
         if file.environment is not None:
@@ -97,7 +97,7 @@ class _File:
         self.told: Counter[str] = Counter()
         self.left_out = False
 
-    def explain(self, found: Iterator[Extracted | Reject | PageFact]) -> None:
+    def explain(self, found: Iterator[Found]) -> None:
         self.kind, told = _kind(self.file, self.limit)
         parts = [self.file.path, size(self.file.size), *([told] if told else [])]
         console.print(Text(printable(" · ".join(parts), 400), style="bold"), soft_wrap=True)
@@ -107,7 +107,10 @@ class _File:
                 if home != self.home:
                     self._tell()
                     self.home = home
-                if isinstance(one, PageFact):
+                if isinstance(one, Repair):
+                    accepted = sum(chunk.accepted for chunk in one.refined.chunks)
+                    self._add("repaired", f"{accepted} of {len(one.refined.chunks)} pieces, by {one.model}")
+                elif isinstance(one, PageFact):
                     self.facts.append(one)
                     self.tally.pages[_fate(one)] += 1
                 elif isinstance(one, Extracted):

@@ -13,7 +13,7 @@ from schemas import paths
 from schemas.errors import ConfigError
 from schemas.hashing import canonical_json, digest
 from schemas.manifest import Manifest
-from schemas.recipe import HOW_IT_RUNS, ModelFolder, Recipe, training_of
+from schemas.recipe import HOW_EXTRACTION_RUNS, HOW_IT_RUNS, ModelFolder, Recipe, training_of
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,10 @@ class Stage:
 
 def _sources(recipe: Recipe) -> dict[str, Any]:
     sources = [source.model_dump(exclude={"path", "priority"}) for source in recipe.sources]
+    extract = recipe.extract.model_dump(exclude=HOW_EXTRACTION_RUNS)
+    extract["passwords"] = digest(recipe.extract.passwords)  # a manifest is shown around
     return {
-        "extract": recipe.extract.model_dump(),
+        "extract": extract,
         "sources": sorted(sources, key=lambda source: source["name"]),
     }
 
@@ -46,7 +48,13 @@ def _sources(recipe: Recipe) -> dict[str, Any]:
 def _source_files(recipe: Recipe) -> dict[str, str]:
     from pipelines.extract.listing import list_sources
 
-    return {f"source:{name}": digest(listing) for name, listing in list_sources(recipe, hashes=True).items()}
+    found = {f"source:{name}": digest(listing) for name, listing in list_sources(recipe, hashes=True).items()}
+    if recipe.extract.ocr != "none":
+        from pipelines.extract.ocr import Missing, find_engine
+
+        engine = find_engine(recipe.extract.ocr, recipe.extract.ocr_languages)
+        found["ocr"] = "missing" if isinstance(engine, Missing) else engine.identity()
+    return found
 
 
 def _annotators(recipe: Recipe) -> dict[str, Any]:
@@ -143,7 +151,7 @@ def _start_files(recipe: Recipe) -> dict[str, str]:
 
 
 ROAD: tuple[Stage, ...] = (
-    Stage("extract", 1, "pipelines.extract.stage:run", "text out of files", _sources, outside=_source_files),
+    Stage("extract", 2, "pipelines.extract.stage:run", "text out of files", _sources, outside=_source_files),
     Stage("annotate", 1, "pipelines.annotate.stage:run", "labels per document", _annotators, ("extract",)),
     Stage(
         "filter",

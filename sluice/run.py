@@ -8,6 +8,7 @@ A run folder:
     <stage>/           the dataset of a stage with its manifest.json
     unfinished/        what a stage is writing now; a dataset moves out of here by one rename
     replaced/          trained models whose recipe has changed since; nothing here is read again
+    answers/           what models answered, so that nothing is asked twice
     report.html
 """
 
@@ -42,7 +43,7 @@ from trainer.schedule import check_training
 
 RUN_FILE, RECIPE_FILE, VERSIONS_FILE = "run.json", "recipe.yaml", "versions.json"
 GIVEN_FILE = "given.json"
-UNFINISHED, REPLACED, KEY_FILE = "unfinished", "replaced", "key"
+UNFINISHED, REPLACED, ANSWERS, KEY_FILE = "unfinished", "replaced", "answers", "key"
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,7 @@ def _execute(recipe: Recipe, step: Step, output: str, beam_options: tuple[str, .
     entry = _entry(stage)
     started, clock_start, cpu_start = time.time(), time.monotonic(), _cpu_seconds()
     with StageProgress(stage.name) as progress, _peak_memory() as peak:
-        result = entry(Job(recipe, step.inputs, unfinished, progress, beam_options))
+        result = entry(Job(_with_answers(recipe, output), step.inputs, unfinished, progress, beam_options))
     manifest = Manifest(
         stage=stage.name,
         version=stage.version,
@@ -308,9 +309,18 @@ def _execute(recipe: Recipe, step: Step, output: str, beam_options: tuple[str, .
             "peak_memory_bytes": peak[0],
             "host": platform.node(),
             "beam_options": list(beam_options),
+            **({"spent": result.spent} if result.spent else {}),
         },
     )
     return manifest, seconds, peak[0]
+
+
+def _with_answers(recipe: Recipe, output: str) -> Recipe:
+    """The recipe with the place where models' answers are kept."""
+    if recipe.extract.answers is not None:
+        return recipe
+    extract = recipe.extract.model_copy(update={"answers": paths.join(output, ANSWERS)})
+    return recipe.model_copy(update={"extract": extract})
 
 
 def _publish(unfinished: str, folder: str) -> None:

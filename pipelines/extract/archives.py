@@ -6,11 +6,11 @@ from typing import IO
 
 import xxhash
 
-from pipelines.extract.found import Extracted, Reject, Rejected, clip
+from pipelines.extract.found import Found, Reject, Rejected, clip
 from pipelines.extract.names import inside, printable
 from pipelines.extract.tars import Member
 
-Read = Callable[[IO[bytes], str], Iterator[Extracted | Reject]]  # a file and its name -> what is in it
+Read = Callable[[IO[bytes], str], Iterator[Found]]  # a file and its name -> what is in it
 
 _MEMBERS = 2_000_000  # the names seen so far are remembered, by eight bytes each
 _ENDINGS = frozenset({"truncated", "broken_compression", "too_large"})  # after which an archive may not go on
@@ -23,7 +23,7 @@ def is_hidden(name: bytes) -> bool:
     )
 
 
-def extract_members(members: Iterator[Member], read: Read) -> Iterator[Extracted | Reject]:
+def extract_members(members: Iterator[Member], read: Read) -> Iterator[Found]:
     """What `read` finds in every member, with `member=PATH` in front of its locators."""
     names: set[int] = set()
     last = ""

@@ -3,8 +3,12 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from schemas.recipe import Extract
+
+if TYPE_CHECKING:
+    from pipelines.extract.refine import Refined
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,19 @@ class PageFact:
     confidence: float
     characters: int
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What a language model repaired in a document."""
+
+    locator: str
+    refined: "Refined"
+    model: str
+
+
+Found = Extracted | Reject | PageFact | Repair
+"""What a file gives: documents, what became none, how pages were read, and what a model repaired."""
 
 
 class Rejected(Exception):

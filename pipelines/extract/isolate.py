@@ -28,7 +28,6 @@ from schemas.errors import DataError
 
 READERS = {
     "html": "pipelines.extract.html:read_html",
-    "pdf": "pipelines.extract.pdf:read_pdf",
     "pdf_open": "pipelines.extract.pdf_child:open_document",
     "pdf_page": "pipelines.extract.pdf_child:read_page",
     "pdf_render": "pipelines.extract.pdf_child:render_page",

@@ -75,6 +75,7 @@ class Page:
     height: float = 0.0
     blocks: list[Block] = field(default_factory=list)
     error: str = ""
+    fallback: bool = False  # a vision model was asked first and did not read it
 
     def to_json(self) -> dict[str, Any]:
         """Values that JSON can carry; written out because `dataclasses.asdict` takes longer than reading the page."""
@@ -88,6 +89,7 @@ class Page:
             "height": self.height,
             "blocks": blocks,
             "error": self.error,
+            "fallback": self.fallback,
         }
 
     @classmethod

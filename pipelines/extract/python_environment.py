@@ -17,7 +17,7 @@ from email.message import Message
 from pathlib import Path, PurePosixPath
 from typing import cast
 
-from pipelines.extract.found import Extracted, Reject
+from pipelines.extract.found import Extracted, Found
 from pipelines.extract.reader import extract_file
 from schemas.hashing import uniform
 from schemas.recipe import Columns, Extract
@@ -136,7 +136,7 @@ def gives_docstrings(path: str) -> bool:
     return bool(uniform([path.encode()], "docstrings")[0] < _DOCSTRINGS_SHARE)
 
 
-def extract_environment_file(file: EnvironmentFile, options: Extract) -> Iterator[Extracted | Reject]:
+def extract_environment_file(file: EnvironmentFile, options: Extract) -> Iterator[Found]:
     """The one document of a file: its source (locator "source") or its docstrings (locator "docstrings").
 
     About every third module with enough docstrings gives those, chosen by a hash of its path. Never both, because one
@@ -145,7 +145,7 @@ def extract_environment_file(file: EnvironmentFile, options: Extract) -> Iterato
     """
     about = {"package": file.package, "version": file.version}
     for found in extract_file(Path(file.absolute), file.path, options, Columns()):
-        if isinstance(found, Reject):
+        if not isinstance(found, Extracted):
             yield replace(found, locator="source")
             continue
         text, metadata = found.text, {**found.metadata, **about}

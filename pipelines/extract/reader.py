@@ -27,10 +27,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from pipelines.extract.archives import extract_members
-from pipelines.extract.found import Extracted, Reject, Rejected, clean_text, clip, make_document
+from pipelines.extract.found import Extracted, Found, Reject, Rejected, clip, make_document
 from pipelines.extract.isolate import read_isolated
 from pipelines.extract.licences import stated_licence
 from pipelines.extract.packed import CHUNK_BYTES, Budget, Unpacked, as_local_path, compression, read_whole
+from pipelines.extract.pdf_file import extract_pdf
 from pipelines.extract.records import extract_json_lines, extract_parquet
 from pipelines.extract.source_code import code_flags
 from pipelines.extract.tars import is_tar, tar_members
@@ -117,7 +118,7 @@ def extract_file(
     path: str,
     options: Extract,
     columns: Columns,
-) -> Iterator[Extracted | Reject]:
+) -> Iterator[Found]:
     """Read the documents of one file, in the order in which the file holds them.
 
     Args:
@@ -151,7 +152,7 @@ def _extract(
     columns: Columns,
     depth: int,
     budget: Budget | None,
-) -> Iterator[Extracted | Reject]:
+) -> Iterator[Found]:
     """`depth` is the number of archives around the file, `budget` what all in the outermost one may unpack to."""
     with contextlib.ExitStack() as stack:
         local: Path | None = None
@@ -192,7 +193,7 @@ def _extract(
                     raise Rejected("nested_archive", f"an archive inside {_DEPTH} others is not read")
                 yield from _extract_container(kind, file, options, columns, depth, budget)
             elif kind == "pdf":
-                yield from _extract_pdf(as_local_path(file, local, options, stack), options, metadata)
+                yield from extract_pdf(as_local_path(file, local, options, stack), options, metadata)
             elif kind == "parquet":
                 yield from extract_parquet(as_local_path(file, local, options, stack), options, columns)
             elif kind == "jsonl":
@@ -228,8 +229,8 @@ def _without_compression(path: str) -> str:
 
 def _extract_container(
     kind: str, file: IO[bytes], options: Extract, columns: Columns, depth: int, budget: Budget
-) -> Iterator[Extracted | Reject]:
-    def read(member: IO[bytes], name: str) -> Iterator[Extracted | Reject]:
+) -> Iterator[Found]:
+    def read(member: IO[bytes], name: str) -> Iterator[Found]:
         yield from _extract(member, name, options, columns, depth + 1, budget)
 
     if kind == "warc":
@@ -268,37 +269,3 @@ def _extract_html(data: bytes, options: Extract, metadata: dict[str, str]) -> Ex
     described = {"title": page["title"], "declared_language": page["language"], "charset": page["charset"]}
     metadata |= {name: clip(value) for name, value in described.items() if value}
     return make_document("", page["text"], options, metadata)
-
-
-def _extract_pdf(path: str, options: Extract, metadata: dict[str, str]) -> Iterator[Extracted | Reject]:
-    limits = {"max_pages": options.max_pages, "max_characters": options.max_characters}
-    answer = read_isolated("pdf", {"path": path, **limits}, b"", options.file_seconds)
-    if "error" in answer:
-        error = "broken_pdf" if answer["error"] == "crashed" else answer["error"]
-        yield Reject("", error, clip(answer["message"]))
-        return
-    parts: list[str] = []
-    spans: list[tuple[int, int, int]] = []
-    begin = 0
-    for number, raw in answer["pages"]:
-        if text := clean_text(raw).strip():
-            parts.append(text)
-            spans.append((number, begin, begin + len(text)))
-            begin += len(text) + 2
-    bad_pages = answer["bad_pages"]
-    if not parts and bad_pages:
-        # One reject stands for the file, with the reason that most of its pages share.
-        errors = [error for _, error, _ in bad_pages]
-        error = max(sorted(set(errors)), key=errors.count)
-        message = next(text for _, kind, text in bad_pages if kind == error)
-        yield Reject("", error, clip(f"none of {answer['page_count']} pages has readable text: {message}"))
-        return
-    metadata |= {"page_count": str(answer["page_count"])}
-    if answer["title"]:
-        metadata["title"] = clip(answer["title"])
-    document = make_document("", "\n\n".join(parts), options, metadata)
-    if isinstance(document, Extracted):
-        document.pages.extend(spans)
-    yield document
-    for number, error, message in bad_pages:
-        yield Reject(f"page={number}", error, clip(message))

@@ -1,12 +1,16 @@
 """Extract: files become documents, and whatever cannot be read becomes a reject with its reason.
 
 Files are grouped into tasks in the order of (source, path), so that the shards are the same whatever the order in
-which the disk lists them and however many workers there are. User ids are checked for duplicates by a shuffle of
+which the disk lists them and however many workers there are. A long PDF is read range by range, by as many workers
+as there are, and put together by the one that writes its shard. User ids are checked for duplicates by a shuffle of
 packed (hash, document) keys; the text stays where it was written.
 """
 
+import contextlib
 import errno
+import json
 import os
+import re
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -21,23 +25,30 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from pipelines.extract.found import Extracted, Reject
+from pipelines.extract.found import Extracted, Found, PageFact, Reject, Rejected, Repair
 from pipelines.extract.listing import InputFile, list_source
+from pipelines.extract.packed import as_local_path
+from pipelines.extract.page import Page
+from pipelines.extract.pdf_file import PdfInfo, make_documents, open_pdf, page_ranges, read_range, take_spent
 from pipelines.extract.python_environment import extract_environment_file
 from pipelines.extract.reader import extract_file
+from pipelines.extract.refine import refinement_rows
 from pipelines.runner import ShardResult, run_pipeline
 from schemas import paths
-from schemas.documents import DOCUMENTS, REJECTS
-from schemas.errors import DataError
+from schemas.documents import DOCUMENTS, PAGES, REFINEMENTS, REJECTS
+from schemas.errors import ConfigError, DataError
 from schemas.hashing import ID, ID_BYTES, document_id, text_hash
 from schemas.job import Job, Output
 from schemas.manifest import FileEntry
-from schemas.recipe import Recipe, Source
-from schemas.tables import BATCH_BYTES, read_batches, read_table, table_writer, write_table
+from schemas.recipe import Extract, Recipe, Source
+from schemas.tables import BATCH_BYTES, TableWriter, read_batches, read_table, table_writer, write_table
 
 PARTITIONS = 64
 _KEY = np.dtype([("id", "V16"), ("shard", "<u4"), ("row", "<u4"), ("document", "V16")])
-_REJECTS_PER_FLUSH = 10_000
+_PAGE = re.compile(r"(?:^|!/)page=\d+$")  # locator of a rejected page
+_LONG_PDF_BYTES = 256 << 10  # from here on a PDF is worth opening to see whether it has pages for several workers
+_RANGES = ".ranges"  # folder of what workers read of long PDF files, until a shard is written
+_RANGE = pa.schema([pa.field("page", pa.large_string(), nullable=False)])  # a Page as JSON
 _ROW_BYTES = 1000  # of a row in memory besides its text
 MACHINE_AT_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _REPEATED_COLUMNS = ["document_id", "id", "source", "path", "locator"]
@@ -54,6 +65,21 @@ class FilesTask:
     @property
     def name(self) -> str:
         return f"{self.index:05d}"
+
+
+@dataclass(frozen=True)
+class PageRange:
+    """A reference to some pages of a long PDF, which is file `position` of the task `index`."""
+
+    index: int
+    position: int
+    file: InputFile
+    first: int
+    last: int
+
+    @property
+    def name(self) -> str:
+        return f"{_RANGES}/{self.index:05d}-{self.position:05d}-{self.first:07d}.parquet"
 
 
 def plan_tasks(recipe: Recipe, output: str) -> list[FilesTask]:
@@ -73,69 +99,208 @@ def plan_tasks(recipe: Recipe, output: str) -> list[FilesTask]:
     return tasks
 
 
+def _may_be_long(file: InputFile) -> bool:
+    return file.size >= _LONG_PDF_BYTES and file.path.lower().endswith(".pdf") and file.environment is None
+
+
+class FindRanges(beam.DoFn):
+    """FilesTask -> the page ranges of its PDF files that have more than one."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.options = recipe.extract
+
+    def process(self, task: FilesTask) -> Iterator[PageRange]:
+        for position, file in enumerate(task.files):
+            if not _may_be_long(file):
+                continue
+            try:
+                with _local_pdf(file, self.options) as path:
+                    info = open_pdf(path, self.options)
+            except (Rejected, OSError):
+                continue  # whoever writes the shard says what is wrong
+            ranges = page_ranges(info.page_count) if isinstance(info, PdfInfo) else []
+            for first, last in ranges if len(ranges) > 1 else []:
+                yield PageRange(task.index, position, file, first, last)
+
+
+class ReadRange(beam.DoFn):
+    """PageRange -> (index of the task, (PageRange, what models were asked)), its pages written beside the dataset."""
+
+    def __init__(self, recipe: Recipe, output: str) -> None:
+        self.options = recipe.extract
+        self.output = output
+
+    def process(self, part: PageRange) -> Iterator[tuple[int, tuple[PageRange, dict[str, int]]]]:
+        with _machine_errors(part.file), _local_pdf(part.file, self.options) as path:
+            pages = read_range(path, self.options, part.first, part.last)
+            rows = [json.dumps(page.to_json()) for page in pages]
+        write_table(self.output, part.name, pa.table({"page": rows}, _RANGE))
+        yield part.index, (part, take_spent(self.options))
+
+
+@contextlib.contextmanager
+def _local_pdf(file: InputFile, options: Extract) -> Iterator[str]:
+    """Local path of an input file, a copy of it where it is remote. Raises Rejected, OSError."""
+    with contextlib.ExitStack() as stack:
+        if paths.is_local(file.location):
+            local = Path(file.location.removeprefix("file://"))
+            yield as_local_path(stack.enter_context(local.open("rb")), local, options, stack)
+        else:
+            handle = cast(BinaryIO, stack.enter_context(paths.open_read(file.location)))
+            yield as_local_path(handle, None, options, stack)
+
+
+@contextlib.contextmanager
+def _machine_errors(file: InputFile) -> Iterator[None]:
+    """An error of the machine ends the run with one line: it is no fault of the file, so it makes no reject."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in MACHINE_AT_FAULT:
+            raise DataError(f"{file.location}: {error.strerror}") from error
+        raise
+
+
 class ExtractFiles(beam.DoFn):
-    """FilesTask -> main output (shard, ShardResult), tagged `ids` (partition, packed keys of the user ids)."""
+    """(index, {tasks, ranges}) -> main output (shard, ShardResult), tagged `ids` (partition, packed user ids)."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.options = recipe.extract
         self.sources = {source.name: source for source in recipe.sources}
 
-    def process(self, task: FilesTask) -> Iterator[Any]:
+    def process(self, element: tuple[int, dict[str, list[Any]]]) -> Iterator[Any]:
+        (task,) = element[1]["tasks"]
+        ranges: dict[int, list[PageRange]] = defaultdict(list)
+        spent: Counter[str] = Counter()
+        for part, asked in sorted(element[1]["ranges"], key=lambda read: (read[0].position, read[0].first)):
+            ranges[part.position].append(part)
+            spent.update(asked)
         keys: dict[int, list[bytes]] = defaultdict(list)
         errors: Counter[str] = Counter()
-        documents_name, rejects_name = f"documents/{task.name}.parquet", f"rejects/{task.name}.parquet"
-        with (
-            table_writer(task.output, documents_name, DOCUMENTS) as documents,
-            table_writer(task.output, rejects_name, REJECTS) as rejects,
-        ):
-            rows: list[dict[str, Any]] = []
-            refused: list[dict[str, Any]] = []
-            size = 0
-            for file in task.files:
+        pages: Counter[str] = Counter()  # by route, and those rejected by error: the summary of a run tells them
+        with _ShardWriter(task.output, task.name, self.options.refine is not None) as writer:
+            for position, file in enumerate(task.files):
                 source = self.sources[file.source]
-                for found in self._read(file, source):
+                for found in self._read(task, file, source, ranges.get(position)):
                     if isinstance(found, Reject):
-                        refused.append(_reject_row(file, found))
+                        writer.add("rejects", _reject_row(file, found))
                         errors[found.error] += 1
-                        if len(refused) >= _REJECTS_PER_FLUSH:
-                            rejects.write(pa.RecordBatch.from_pylist(refused, REJECTS))
-                            refused = []
-                        continue
-                    row = _document_row(file, source, found)
-                    if row["id"] is not None:
-                        key = xxhash.xxh3_128_digest(f"{file.source}\x1f{row['id']}".encode())
-                        place = struct.pack("<II", task.index, documents.rows + len(rows))
-                        keys[key[0] % PARTITIONS].append(key + place + row["document_id"])
-                    rows.append(row)
-                    size += len(found.text) + sum(map(len, found.metadata.values())) + _ROW_BYTES
-                    if size >= BATCH_BYTES:
-                        documents.write(pa.RecordBatch.from_pylist(rows, DOCUMENTS))
-                        rows, size = [], 0
-            documents.write(pa.RecordBatch.from_pylist(rows, DOCUMENTS))
-            rejects.write(pa.RecordBatch.from_pylist(refused, REJECTS))
-        counts = {"files": len(task.files), "documents": documents.rows, "rejects": rejects.rows}
-        yield task.index, ShardResult([documents.entry(), rejects.entry()], counts, dict(errors))
+                        if _PAGE.search(found.locator):
+                            pages[f"rejected_pages_{found.error}"] += 1
+                    elif isinstance(found, Repair):
+                        for row in _repair_rows(file, found):
+                            writer.add("refinements", row)
+                    elif isinstance(found, PageFact):
+                        writer.add("pages", _page_row(file, found))
+                        pages[f"pages_{'unreadable' if found.error else found.route}"] += 1
+                    else:
+                        row = _document_row(file, source, found)
+                        if row["id"] is not None:
+                            key = xxhash.xxh3_128_digest(f"{file.source}\x1f{row['id']}".encode())
+                            place = struct.pack("<II", task.index, writer.rows("documents"))
+                            keys[key[0] % PARTITIONS].append(key + place + row["document_id"])
+                        writer.add("documents", row)
+        counts = {
+            "files": len(task.files),
+            "documents": writer.rows("documents"),
+            "pages": writer.rows("pages"),
+            "rejects": writer.rows("rejects"),
+        }
+        spent.update(take_spent(self.options))
+        yield task.index, ShardResult(writer.entries(), counts, dict(errors), dict(pages), dict(spent))
         for partition, packed in sorted(keys.items()):
             yield beam.pvalue.TaggedOutput("ids", (partition, b"".join(packed)))
 
-    def _read(self, file: InputFile, source: Source) -> Iterator[Extracted | Reject]:
+    def _read(
+        self, task: FilesTask, file: InputFile, source: Source, ranges: list[PageRange] | None
+    ) -> Iterator[Found]:
         try:
-            if file.environment is not None:
-                yield from extract_environment_file(file.environment, self.options)
-            elif paths.is_local(file.location):
-                local = Path(file.location.removeprefix("file://"))
-                yield from extract_file(local, file.path, self.options, source.columns)
-            else:
-                with paths.open_read(file.location) as handle:
-                    yield from extract_file(cast(BinaryIO, handle), file.path, self.options, source.columns)
-        except DataError:
+            with _machine_errors(file):
+                if file.environment is not None:
+                    yield from extract_environment_file(file.environment, self.options)
+                elif ranges:
+                    yield from self._long_pdf(task, file, ranges)
+                elif paths.is_local(file.location):
+                    local = Path(file.location.removeprefix("file://"))
+                    yield from extract_file(local, file.path, self.options, source.columns)
+                else:
+                    with paths.open_read(file.location) as handle:
+                        yield from extract_file(cast(BinaryIO, handle), file.path, self.options, source.columns)
+        except (ConfigError, DataError):  # a server of models is not as the recipe says
             raise
         except OSError as error:
-            if error.errno in MACHINE_AT_FAULT:  # no fault of the file, so no reject
-                raise DataError(f"{file.location}: {error.strerror}") from error
             yield Reject("", "unreadable", f"the file cannot be read: {error.strerror or error}")
         except Exception as error:  # one file's surprise must not end the run
             yield Reject("", "extractor_error", f"{type(error).__name__}: {error}"[:300])
+
+    def _long_pdf(self, task: FilesTask, file: InputFile, ranges: list[PageRange]) -> Iterator[Found]:
+        with _local_pdf(file, self.options) as path:
+            info = open_pdf(path, self.options)
+        if isinstance(info, Reject):
+            yield info
+            return
+        pages: list[Page] = []
+        for part in ranges:
+            rows = read_table(paths.join(task.output, part.name))["page"].to_pylist()
+            pages += [Page.from_json(json.loads(row)) for row in rows]
+        yield from make_documents(pages, info, self.options, {"kind": "pdf"})
+
+
+class _Rows:
+    """Rows on their way into one file of the shard, flushed when their size says so."""
+
+    def __init__(self, writer: TableWriter) -> None:
+        self.writer = writer
+        self.rows: list[dict[str, Any]] = []
+        self.size = self.seen = 0
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        self.seen += 1
+        self.size += _ROW_BYTES + sum(len(value) for value in row.values() if isinstance(value, str))
+        self.size += sum(len(value) for _, value in row.get("metadata", ()))
+        if self.size >= BATCH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        self.writer.write(pa.RecordBatch.from_pylist(self.rows, self.writer.schema))
+        self.rows, self.size = [], 0
+
+
+class _ShardWriter:
+    """The files of one shard: documents, rejects, the page table and, where a model repairs text, what it repaired."""
+
+    def __init__(self, output: str, name: str, refined: bool) -> None:
+        self.output, self.name = output, name
+        self.schemas = {"documents": DOCUMENTS, "rejects": REJECTS, "pages": PAGES}
+        if refined:
+            self.schemas["refinements"] = REFINEMENTS
+        self.stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "_ShardWriter":
+        with contextlib.ExitStack() as stack:
+            self.tables = {
+                folder: _Rows(stack.enter_context(table_writer(self.output, f"{folder}/{self.name}.parquet", schema)))
+                for folder, schema in self.schemas.items()
+            }
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None:
+            for table in self.tables.values():
+                table.flush()
+        self.stack.__exit__(*error)
+
+    def add(self, folder: str, row: dict[str, Any]) -> None:
+        self.tables[folder].add(row)
+
+    def rows(self, folder: str) -> int:
+        """Rows so far, written or not."""
+        return self.tables[folder].seen
+
+    def entries(self) -> list[FileEntry]:
+        return [table.writer.entry() for table in self.tables.values()]
 
 
 class FindRepeatedIds(beam.DoFn):
@@ -174,13 +339,13 @@ class DropRepeatedIds(beam.DoFn):
             yield result
             return
         drop = pa.array([packed[begin : begin + ID_BYTES] for begin in range(0, len(packed), ID_BYTES)], ID)
-        documents, rejects = (entry.path for entry in result.files)
+        documents, rejects, *_ = (entry.path for entry in result.files)
         self._add_rejects(documents, rejects, drop)
         self._remove_documents(documents, drop)
-        files = [self._entry(documents), self._entry(rejects)]
-        counts = {"files": result.counts["files"], "documents": files[0].rows, "rejects": files[1].rows}
+        files = [self._entry(documents), self._entry(rejects), *result.files[2:]]
+        counts = {**result.counts, "documents": files[0].rows, "rejects": files[1].rows}
         errors = read_table(paths.join(self.output, rejects), ["error"])["error"].to_pylist()
-        yield ShardResult(files, counts, dict(Counter(errors)))
+        yield ShardResult(files, counts, dict(Counter(errors)), result.extra, result.spent)
 
     def _add_rejects(self, documents: str, rejects: str, drop: pa.Array) -> None:
         known = read_table(paths.join(self.output, rejects))
@@ -242,6 +407,25 @@ def _reject_row(file: InputFile, found: Reject) -> dict[str, Any]:
     }
 
 
+def _repair_rows(file: InputFile, found: Repair) -> list[dict[str, Any]]:
+    return refinement_rows(document_id(file.source, file.path, found.locator), found.refined, found.model)
+
+
+def _page_row(file: InputFile, found: PageFact) -> dict[str, Any]:
+    return {
+        "document_id": document_id(file.source, file.path, found.locator),
+        "source": file.source,
+        "path": file.path,
+        "locator": found.locator,
+        "page": found.page,
+        "route": found.route,
+        "reason": found.reason,
+        "confidence": found.confidence,
+        "characters": found.characters,
+        "error": found.error,
+    }
+
+
 def _repeated_row(row: dict[str, Any]) -> dict[str, Any]:
     message = f"the id {row['id']!r} stands earlier in source '{row['source']}'; ids must be unique"
     return {**row, "stage": "extract", "error": "duplicate_id", "message": message[:300]}
@@ -249,11 +433,21 @@ def _repeated_row(row: dict[str, Any]) -> dict[str, Any]:
 
 def run(job: Job) -> Output:
     tasks = plan_tasks(job.recipe, job.output)
+    long = [task for task in tasks if any(map(_may_be_long, task.files))]
 
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
-        found = (
+        keyed = pipeline | "Files" >> beam.Create([(task.index, task) for task in tasks])
+        ranges = (
             pipeline
-            | "Files" >> beam.Create(tasks)
+            | "Long PDF files" >> beam.Create(long)
+            | "Spread files" >> beam.Reshuffle()
+            | "Find ranges" >> beam.ParDo(FindRanges(job.recipe))
+            | "Spread ranges" >> beam.Reshuffle()
+            | "Read ranges" >> beam.ParDo(ReadRange(job.recipe, job.output))
+        )
+        found = (
+            {"tasks": keyed, "ranges": ranges}
+            | "With ranges" >> beam.CoGroupByKey()
             | beam.Reshuffle()
             | "Extract" >> beam.ParDo(ExtractFiles(job.recipe)).with_outputs("ids", main="written")
         )
@@ -264,4 +458,6 @@ def run(job: Job) -> Output:
             | "Drop repeated" >> beam.ParDo(DropRepeatedIds(job.output))
         )
 
-    return run_pipeline(job, build, len(tasks), watch="documents")
+    output = run_pipeline(job, build, len(tasks), watch="documents")
+    paths.remove(paths.join(job.output, _RANGES))
+    return output

@@ -21,13 +21,13 @@ import brotli  # type: ignore[import-untyped]
 import zstandard
 from resiliparse.parse.encoding import map_encoding_to_html5
 
-from pipelines.extract.found import Extracted, Reject, Rejected, clip, make_document
+from pipelines.extract.found import Extracted, Found, Reject, Rejected, clip, make_document
 from pipelines.extract.names import inside
 from pipelines.extract.packed import CHUNK_BYTES, Budget
 from pipelines.extract.tars import Slice
 from schemas.recipe import Extract
 
-Read = Callable[[IO[bytes], str], Iterator[Extracted | Reject]]  # a file and its name -> what is in it
+Read = Callable[[IO[bytes], str], Iterator[Found]]  # a file and its name -> what is in it
 
 _HEADER_BYTES = 1 << 16  # of a record, and of HTTP
 _STEP = 1 << 20  # most bytes unpacked at a time
@@ -65,7 +65,7 @@ class _Skipped(Exception):
 # --- framing --------------------------------------------------------------------------------------------------
 
 
-def extract_warc(file: IO[bytes], options: Extract, read: Read, budget: Budget) -> Iterator[Extracted | Reject]:
+def extract_warc(file: IO[bytes], options: Extract, read: Read, budget: Budget) -> Iterator[Found]:
     """Documents of the responses, resources and conversions of a web archive, with locators `record=N`.
 
     Requests, metadata, revisits and the archive's own records are passed over. Responses other than 200, robots.txt
@@ -248,9 +248,7 @@ def _text_limit(options: Extract) -> int:
     return min(options.max_file_bytes, 4 * options.max_characters)
 
 
-def _documents(
-    headers: dict[str, str], name: str, body: IO[bytes], options: Extract, read: Read
-) -> Iterator[Extracted | Reject]:
+def _documents(headers: dict[str, str], name: str, body: IO[bytes], options: Extract, read: Read) -> Iterator[Found]:
     if headers.get("warc-type", "").lower() != "conversion":
         yield from read(body, name)
         return
@@ -260,10 +258,10 @@ def _documents(
         yield Reject("", "invalid_utf8", f"not UTF-8: byte {error.start} cannot be decoded")
 
 
-def _placed(found: Extracted | Reject, locator: str, headers: dict[str, str], media: str) -> Extracted | Reject:
+def _placed(found: Found, locator: str, headers: dict[str, str], media: str) -> Found:
     """What was found in a record, with what the archive knows: its place, its address and when it was fetched."""
     locator = inside(locator, found.locator)
-    if isinstance(found, Reject):
+    if not isinstance(found, Extracted):
         return replace(found, locator=locator)
     date = headers.get("warc-date", "")
     known = {

@@ -20,8 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.extract import isolate, python_environment
-from pipelines.extract.found import Extracted, Reject, clean_text
-from pipelines.extract.pdf import join_wrapped_lines, mend_hyphens
+from pipelines.extract.found import Extracted, PageFact, Reject, clean_text
 from pipelines.extract.reader import extract_file, sniff_kind
 from schemas.code import code_language
 from schemas.recipe import Columns, Extract
@@ -34,7 +33,9 @@ Found = list[Extracted | Reject]
 
 
 def extract(data: bytes | Path | io.BytesIO, path: str, columns: Columns | None = None, **limits: float) -> Found:
-    return list(extract_file(data, path, Extract.model_validate(limits), columns or Columns()))
+    """Documents and rejects; pages are the subject of other tests."""
+    found = extract_file(data, path, Extract.model_validate({"ocr": "none", **limits}), columns or Columns())
+    return [item for item in found if not isinstance(item, PageFact)]
 
 
 def only(found: Found) -> Extracted:
@@ -194,7 +195,7 @@ def test_pdf_pages_and_their_spans() -> None:
     document = only(extract(make_pdf("First page.", "", "Third page."), "a.pdf"))
     assert document.text == "First page.\n\nThird page."
     assert document.pages == [(1, 0, 11), (3, 13, 24)]
-    assert document.metadata == {"kind": "pdf", "page_count": "3"}
+    assert document.metadata["kind"] == "pdf" and document.metadata["page_count"] == "3"
 
 
 def test_image_pages_need_ocr_and_the_others_stay() -> None:
@@ -231,26 +232,6 @@ def test_of_a_truncated_pdf_what_opens_is_used() -> None:
     document = only(extract(whole[: -len(whole) // 20], "a.pdf"))
     assert document.text.startswith("Page 0.")
     assert error(extract(whole[: len(whole) // 50], "a.pdf")) in {"broken_pdf", "no_pages"}
-
-
-def test_wrapped_lines_and_hyphens() -> None:
-    block = "A paragraph that was set in a narrow col-\numn goes on in the next line, while a\nshort line\nends here."
-    joined = join_wrapped_lines(block)
-    assert mend_hyphens([joined]) == [
-        "A paragraph that was set in a narrow column goes on in the next line, while a short line\nends here."
-    ]
-    # A compound that the document writes elsewhere keeps its hyphen.
-    page = join_wrapped_lines("The method is well known to be a state-\nless one.") + " It is state-less."
-    assert mend_hyphens([page]) == ["The method is well known to be a state-less one. It is state-less."]
-    german = join_wrapped_lines("Wir suchen Fachkräfte für Haupt-\nund Nebenfächer an unserer Schule.")
-    assert mend_hyphens([german]) == ["Wir suchen Fachkräfte für Haupt- und Nebenfächer an unserer Schule."]
-    assert (
-        join_wrapped_lines("在纸出现以前，人们把文字写在\n许多不同的材料上。")
-        == "在纸出现以前，人们把文字写在许多不同的材料上。"
-    )
-    tibetan = "བོད་ཀྱི་སྐད་ཡིག་ནི་མི་རིགས་མང་པོས་བེད་སྤྱོད་བྱེད་པའི་"
-    assert join_wrapped_lines(f"{tibetan}\n{tibetan}") == tibetan * 2
-    assert join_wrapped_lines("Name\nStreet\nTown") == "Name\nStreet\nTown"
 
 
 # --- isolation --------------------------------------------------------------------------------------------------

@@ -1,0 +1,244 @@
+"""A PDF as a whole: ranges of pages, faults of single pages, the page table, and what becomes of hostile files."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pymupdf
+import pytest
+
+from pipelines.extract.found import Extracted, PageFact, Reject
+from pipelines.extract.page import Block, Page
+from pipelines.extract.pdf_file import PAGES_PER_RANGE, PdfInfo, extract_pdf, make_documents, page_ranges, read_range
+from pipelines.extract.stage import run
+from schemas.job import Job
+from schemas.recipe import Extract, check_recipe
+from tests.pipelines.conftest import Silence
+
+NUMBERS = "zero one two three four five six seven eight nine".split()
+WITHOUT_OCR = {"ocr": "none"}
+
+
+def sentence(page):
+    spelt = " ".join(NUMBERS[int(digit)] for digit in str(page))
+    return f"The lighthouse keeper wrote page {spelt} of the book before the lamp was lit in the evening."
+
+
+def make_pdf(path, pages, sign=sentence, **save):
+    """A book with a running title and page numbers, a sentence of its own on every page."""
+    with pymupdf.open() as document:
+        for number in range(1, pages + 1):
+            page = document.new_page(width=400, height=500)
+            page.insert_text((150, 30), "The Lighthouse", fontsize=9)
+            page.insert_text((195, 480), str(number), fontsize=9)
+            page.insert_textbox((50, 80, 350, 300), sign(number), fontsize=11)
+        document.save(path, **save)
+    return path
+
+
+def parts(found, kind):
+    return [item for item in found if isinstance(item, kind)]
+
+
+def read(path, **options):
+    return list(extract_pdf(str(path), Extract(**{**WITHOUT_OCR, **options}), {"kind": "pdf"}))
+
+
+def run_stage(folder, output, beam_options=(), **options):
+    sections = {"name": "test", "sources": [{"name": "in", "path": str(folder)}], "extract": {**WITHOUT_OCR, **options}}
+    return run(Job(check_recipe(sections, Path("/")), {}, str(output), Silence(), tuple(beam_options)))
+
+
+def test_ranges_cover_every_page_once():
+    for count in (1, PAGES_PER_RANGE - 1, PAGES_PER_RANGE, PAGES_PER_RANGE + 1, 5 * PAGES_PER_RANGE + 3):
+        pages = [page for first, last in page_ranges(count) for page in range(first, last + 1)]
+        assert pages == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize("backend", ["pymupdf", "pypdfium2"])
+def test_every_page_is_in_the_text_and_in_the_page_table(tmp_path, backend):
+    found = read(make_pdf(tmp_path / "book.pdf", 12), pdf_backend=backend)
+    (document,) = parts(found, Extracted)
+    facts = parts(found, PageFact)
+    assert not parts(found, Reject)
+    assert [fact.page for fact in facts] == [page for page, _, _ in document.pages] == list(range(1, 13))
+    for page, begin, end in document.pages:
+        assert document.text[begin:end].split() == sentence(page).split()
+    assert "The Lighthouse" not in document.text
+    assert {fact.route for fact in facts} == {"text_layer"}
+    assert [fact.characters for fact in facts] == [end - begin for _, begin, end in document.pages]
+    assert document.metadata["routes"] == "text_layer 12" and document.metadata["page_count"] == "12"
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """Two long PDF files, a short one and a broken one."""
+    folder = tmp_path_factory.mktemp("library")
+    for name, pages, copies in (("long.pdf", 2 * PAGES_PER_RANGE + 7, 3), ("other.pdf", 2 * PAGES_PER_RANGE, 5)):
+        make_pdf(folder / name, pages, lambda page, copies=copies: "\n".join([sentence(page)] * copies))
+        with pymupdf.open(folder / name) as document:  # only files of some size are opened to count their pages
+            document.embfile_add("ballast", random.Random(pages).randbytes(300_000))
+            document.saveIncr()
+    make_pdf(folder / "short.pdf", 3)
+    (folder / "broken.pdf").write_bytes((folder / "long.pdf").read_bytes()[:300_000].replace(b"/Page", b"/Gone"))
+    return folder
+
+
+def test_a_long_file_is_the_same_in_one_go_and_by_ranges_on_two_workers(library, tmp_path, monkeypatch):
+    outputs = []
+    for workers in (1, 2):
+        output = tmp_path / str(workers)
+        if workers == 1:  # every file is read where its shard is written
+            monkeypatch.setattr("pipelines.extract.stage._LONG_PDF_BYTES", 1 << 40)
+        else:
+            monkeypatch.undo()
+        several = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"] if workers == 2 else []
+        result = run_stage(library, output, several)
+        outputs.append((result, {path.relative_to(output): path.read_bytes() for path in output.rglob("*.parquet")}))
+    assert outputs[0] == outputs[1]
+    result, files = outputs[0]
+    assert sorted({path.parts[0] for path in files}) == ["documents", "pages", "rejects"]
+    assert result.counts["documents"] == 3 and result.counts["pages"] == 4 * PAGES_PER_RANGE + 10
+
+
+def test_ranges_of_long_files_are_read_apart(library, tmp_path, monkeypatch):
+    read_apart = []
+    monkeypatch.setattr(
+        "pipelines.extract.stage.read_range",
+        lambda path, options, first, last: (
+            read_apart.append((Path(path).name, first)) or read_range(path, options, first, last)
+        ),
+    )
+    run_stage(library, tmp_path / "out")
+    assert len(read_apart) == 5 and {name for name, _ in read_apart} == {"long.pdf", "other.pdf"}
+
+
+def test_a_page_that_takes_too_long_is_left_and_the_file_given_up_after_three(tmp_path):
+    found = read(make_pdf(tmp_path / "slow.pdf", 6), page_seconds=1e-6)
+    assert not parts(found, Extracted)
+    errors = [fact.error for fact in parts(found, PageFact)]
+    assert errors == ["timeout"] * 3 + ["given_up"] * 3
+    (reject,) = parts(found, Reject)
+    assert reject.locator == "" and reject.error == "timeout"
+
+
+def test_one_page_that_hangs_costs_that_page_only(tmp_path):
+    path = make_pdf(tmp_path / "hang.pdf", 3)
+    with pymupdf.open(path) as document:
+        page = document[1]
+        content = page.get_contents()[0]
+        # Arithmetic without end that the interpreter of the page has to walk through.
+        form = b"q 1 0 0 1 0 0 cm BT /F 9 Tf (" + b"ab" * 2000 + b") Tj ET Q\n"
+        document.update_stream(content, form * 60_000)
+        document.save(tmp_path / "hangs.pdf", deflate=True)
+    found = read(tmp_path / "hangs.pdf", page_seconds=2.0)
+    (document,) = parts(found, Extracted)
+    assert [page for page, _, _ in document.pages] == [1, 3]
+    assert [(reject.locator, reject.error) for reject in parts(found, Reject)] in (
+        [("page=2", "timeout")],
+        [("page=2", "out_of_memory")],
+        [("page=2", "broken_pdf")],
+    )
+
+
+def test_a_document_over_the_limit_is_split_between_pages(tmp_path):
+    path = make_pdf(tmp_path / "book.pdf", 10)
+    (whole,) = parts(read(path), Extracted)
+    limit = len(whole.text) // 3
+    found = read(path, max_characters=limit)
+    documents = parts(found, Extracted)
+    assert [document.locator for document in documents] == [f"part={number}" for number in range(1, len(documents) + 1)]
+    assert all(len(document.text) <= limit for document in documents)
+    assert [page for document in documents for page, _, _ in document.pages] == list(range(1, 11))
+    for document in documents:
+        assert [document.text[begin:end].split() for _, begin, end in document.pages] == [
+            sentence(page).split() for page, _, _ in document.pages
+        ]
+    assert {fact.locator for fact in parts(found, PageFact)} == {document.locator for document in documents}
+
+
+def test_passwords_of_the_recipe_open_encrypted_files(tmp_path):
+    secret = {"encryption": pymupdf.PDF_ENCRYPT_AES_256, "user_pw": "ship", "owner_pw": "lamp"}
+    path = make_pdf(tmp_path / "locked.pdf", 2, **secret)
+    for backend in ("pymupdf", "pypdfium2"):
+        (reject,) = read(path, pdf_backend=backend)
+        assert reject.error == "encrypted"
+        (reject,) = read(path, pdf_backend=backend, passwords=["wrong"])
+        assert reject.error == "encrypted" and "wrong" not in reject.message
+        (document,) = parts(read(path, pdf_backend=backend, passwords=["wrong", "ship"]), Extracted)
+        assert sentence(2) in document.text.replace("\n", " ")
+
+
+def test_control_characters_of_a_block_do_not_move_the_spans():
+    box = (0.0, 0.0, 100.0, 10.0)
+    pages = [
+        Page(number, "ocr", "made", 0.5, 100, 100, [Block("paragraph", f"\ufeff\x00Page\x07 {name}.\x85", box)])
+        for number, name in enumerate(NUMBERS, 1)
+    ]
+    found = list(make_documents(pages, PdfInfo(10, "A\x00 title"), Extract(), {}))
+    (document,) = parts(found, Extracted)
+    assert [document.text[begin:end].strip() for _, begin, end in document.pages] == [
+        f"Page {name}." for name in NUMBERS
+    ]
+    assert document.metadata == {"page_count": "10", "routes": "ocr 10", "confidence": "0.50", "title": "A title"}
+
+
+def test_a_page_survives_the_pipe():
+    page = Page(3, "vlm", "made", 0.25, 1.5, 2.5, [Block("heading", "A\x02b", (1.0, 2.0, 3.0, 4.0), 9.5, 2)], "e", True)
+    assert Page.from_json(json.loads(json.dumps(page.to_json()))) == page
+
+
+COUNT_PAGES = """
+import resource
+from pipelines.extract.isolate import close_children
+from pipelines.extract.pdf_file import extract_pdf
+from schemas.recipe import Extract
+
+found = list(extract_pdf(path, Extract(ocr="none"), {}))
+close_children()
+pages = sum(len(getattr(item, "pages", ())) for item in found)
+print(pages, *(resource.getrusage(whose).ru_maxrss for whose in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF)))
+"""
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_with_the_pages(tmp_path):
+    """The child that reads 5,000 pages needs no more than one that read 500, save the text itself."""
+    peaks = []
+    for pages in (500, 5_000):
+        path = make_pdf(tmp_path / f"{pages}.pdf", pages)
+        code = f"path = {str(path)!r}\n{COUNT_PAGES}"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        read_pages, *memory = map(int, done.stdout.split())
+        assert read_pages == pages
+        peaks.append(memory)
+    (child_before, parent_before), (child_after, parent_after) = peaks
+    assert child_after < child_before + 100_000 and parent_after < parent_before + 100_000  # kB
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("backend", ["pymupdf", "pypdfium2"])
+def test_every_shared_file_ends_as_documents_or_rejects(shared_data, backend):
+    """No crash, no hang; a hostile file costs seconds."""
+    files = sorted((shared_data / "pdf").glob("*/*.pdf"))
+    assert len(files) > 150
+    small = [file for file in files if file.parent.name not in {"debian"}]
+    started = time.monotonic()
+    for file in small:
+        try:
+            found = read(file, pdf_backend=backend)
+        except Exception as error:
+            raise AssertionError(f"{file.name}: {error}") from error
+        documents, rejects = parts(found, Extracted), parts(found, Reject)
+        assert documents or rejects, file.name
+        for document in documents:
+            assert document.text.strip() and "\x02" not in document.text
+            ends = [0]
+            for _, begin, end in document.pages:
+                assert ends[-1] <= begin <= end <= len(document.text)
+                ends.append(end)
+        assert all(reject.error != "extractor_error" and len(reject.message) <= 300 for reject in rejects)
+    assert time.monotonic() - started < 300
