@@ -9,6 +9,7 @@ from pipelines.extract.page import WRAPPED_HYPHEN, Block, Page
 from pipelines.extract.wrapping import continues, join_pair, mend_hyphens
 
 _SAME_SIZE = 0.05  # share by which sizes of one text may differ
+_NOTE_SIZE = 0.93  # of the paragraph's
 _LARGER = 1.15  # than the body: short pieces in such letters are headings
 _HEADING_LETTERS = 200
 _LEVELS = 6
@@ -24,6 +25,7 @@ def assemble(pages: list[Page]) -> tuple[str, list[tuple[int, int, int]]]:
     """
     body = body_size(pages)
     contents = without_furniture(pages)
+    _move_footnotes(contents)
     levels = _levels(pages, contents, body)
     pieces: list[str] = []  # of text, with what separates them
     owners: list[int] = []  # index of the page of each piece
@@ -91,6 +93,22 @@ def _cut_by_page(before: Block, after: Block) -> bool:
     return continues(before.text, after.text)
 
 
+def _move_footnotes(contents: list[list[Block]]) -> None:
+    """Put the footnotes of a page before its last paragraph, where that goes on at the top of the next page."""
+    last: list[Block] = []  # of the page before
+    for blocks in contents:
+        if not blocks:
+            continue
+        first = blocks[0]
+        if last and first.kind == "paragraph" and first.size:
+            place = len(last) - 1
+            while place > 0 and last[place].kind == "paragraph" and 0 < last[place].size < _NOTE_SIZE * first.size:
+                place -= 1
+            if place < len(last) - 1 and _cut_by_page(last[place], first):
+                last.append(last.pop(place))
+        last = blocks
+
+
 # --- headings ---
 
 
@@ -128,4 +146,6 @@ def _as_it_is(block: Block, body: float, levels: dict[float, int]) -> Block:
         return block
     elif block.size and block.size < (1 - _SAME_SIZE) * body:
         return Block("paragraph", block.text, block.box, block.size)
-    return Block("heading", block.text, block.box, block.size, levels.get(round(block.size, 1), _LEVELS))
+    return Block(
+        "heading", " ".join(block.text.split()), block.box, block.size, levels.get(round(block.size, 1), _LEVELS)
+    )

@@ -29,6 +29,7 @@ _SECTION = re.compile(r"\d{1,3}(?:\.\d{1,3})+\.?\s")
 _MARKER_ALONE = re.compile(
     "(?:[•‣◦⁃∙●○■□▪▫◆◇➢➤►▶✓✔❖\uf000-\uf0ff*·–o-]|\\(?(?:\\d{1,3}(?:\\.\\d{1,3})*|[A-Za-z]|[ivxlIVXL]{1,6})[.)]?|\\[\\d{1,3}\\]|§+)"
 )
+_SIGNS = re.compile(r"[{}()\[\];=<>$#|\\&@*_~^`]")
 _LETTER = re.compile(r"[^\W\d_]{2}|[\u3040-\u9fff\uac00-\ud7af]")
 
 _CELL_GAP = 1.2  # em: pieces of a row farther apart are cells, unless the first is a marker or a number
@@ -37,6 +38,7 @@ _STRETCHED_GAP = 2.5  # em between words of a justified line at most
 _SPACE = 0.25  # em that a space is wide, about
 _TOUCHING = 0.12  # em: pieces closer than that are parts of one word
 _SAME_SIZE = 0.08  # share by which sizes of one text may differ
+_BODY = 0.3  # of the letters of a page
 _LOOSE_PITCH = 1.3  # of the usual distance of lines; a larger one ends a paragraph
 _INDENT = 0.6  # em
 _HEADING_SIZE = 1.12  # of the body's
@@ -44,8 +46,13 @@ _HEADING_ROWS, _HEADING_LETTERS = 4, 200
 _BOLD_HEADING_LETTERS = 120
 _MONO_WIDTH = (0.47, 0.67)  # em of a letter in fonts of one width
 _SAME_WIDTH = 0.04  # share by which the mean width of letters of one font of one width may differ
+_TYPEWRITTEN = 0.8  # of the letters of a page
+_FEW_SIGNS = 0.02  # of the letters: code has more of them
 _MARGIN = 0.08  # of the page's height: what stands there is first or last whenever the file draws it
 _COLUMN_LETTERS = 15  # of a row in a column of text at least
+_FOOTNOTES = 6  # blocks in smaller letters at most between a paragraph and its rest in the next column
+_RAGGED = 0.35  # of its width by which lines of one column may differ
+_EDGE_ROWS = 2  # of a header or footer at most
 _GUTTER_ROWS = 5  # rows drawn across both columns from which on a page is taken for columns
 
 
@@ -83,8 +90,10 @@ def lay_out(content: PageContent, tables: Sequence[Table] = ()) -> list[Block]:
     page = _Measures(rows)
     for chunk in _ordered(rows, columns, width, height, rtl):
         new = page.blocks(chunk)
-        if blocks and new and _goes_on(blocks[-1], new[0]):
-            blocks[-1] = _joined(blocks[-1], new.pop(0))
+        if blocks and new:
+            place = _unfinished(blocks, new[0])
+            if place is not None:
+                blocks[place] = _joined(blocks[place], new.pop(0))
         blocks.extend(new)
     blocks.extend(_aside_blocks(asides))
     return blocks
@@ -308,16 +317,31 @@ def _same_margins(row: _Row, other: _Row) -> bool:
 def _ordered(rows: list[_Row], columns: bool, width: float, height: float, rtl: bool) -> Iterator[list[_Row]]:
     """The rows in reading order, in runs that go down without a jump."""
     runs = _runs(rows, strict=False)
-    head = [run for run in runs if run[-1].bottom < _MARGIN * height]
-    foot = [run for run in runs if run[0].top > (1 - _MARGIN) * height]
-    edge = {id(run) for run in (*head, *foot)}
-    body = [run for run in runs if id(run) not in edge] if edge else runs
+    head, body, foot = _edges(runs, height)
     if columns or (len(body) > 1 and jumps_back([_box(run) for run in body], rtl)):
         body = _runs([row for run in body for row in run], strict=True)
         body = [body[index] for index in reading_order([_box(run) for run in body], rtl)]
     yield from head
     yield from body
     yield from foot
+
+
+def _edges(runs: list[list[_Row]], height: float) -> tuple[list[list[_Row]], list[list[_Row]], list[list[_Row]]]:
+    """Short runs above and below everything else, whenever the file draws them; then the rest between them."""
+    top, bottom = _MARGIN * height, (1 - _MARGIN) * height
+    long = [run for run in runs if len(run) > _EDGE_ROWS]
+    if long:
+        top = max(top, min(run[0].top for run in long) + 1)
+        bottom = min(bottom, max(run[-1].bottom for run in long) - 1)
+    head, body, foot = [], [], []
+    for run in runs:
+        if len(run) <= _EDGE_ROWS and run[-1].bottom < top:
+            head.append(run)
+        elif len(run) <= _EDGE_ROWS and run[0].top > bottom:
+            foot.append(run)
+        else:
+            body.append(run)
+    return head, body, foot
 
 
 def _runs(rows: list[_Row], strict: bool) -> list[list[_Row]]:
@@ -329,7 +353,7 @@ def _runs(rows: list[_Row], strict: bool) -> list[list[_Row]]:
         if last is not None:
             down = row.top + row.bottom > last.top + last.bottom and row.top > last.top
             if down and row.left < right and row.right > left:
-                slack = 2 * row.size
+                slack = max(2 * row.size, _RAGGED * (right - left))
                 if not strict or (
                     row.top - last.bottom < row.size and row.left > left - slack and row.right < right + slack
                 ):
@@ -350,11 +374,18 @@ def _box(rows: Sequence[_Row]) -> Box:
     )
 
 
-def _goes_on(before: Block, after: Block) -> bool:
-    """Whether a paragraph goes on at the top of the next column."""
-    if after.kind != "paragraph" or before.kind not in ("paragraph", "list"):
-        return False
-    return abs(before.size - after.size) <= _SAME_SIZE * before.size and continues(before.text, after.text)
+def _unfinished(blocks: list[Block], after: Block) -> int | None:
+    """Index of the paragraph that goes on in `after`, at the top of the next column; footnotes may stand below it."""
+    if after.kind != "paragraph":
+        return None
+    for index in range(len(blocks) - 1, max(-1, len(blocks) - 1 - _FOOTNOTES), -1):
+        before = blocks[index]
+        if abs(before.size - after.size) <= _SAME_SIZE * after.size:
+            goes_on = before.kind in ("paragraph", "list") and continues(before.text, after.text)
+            return index if goes_on else None
+        if before.size > after.size or before.kind != "paragraph":
+            return None
+    return None
 
 
 def _joined(before: Block, after: Block) -> Block:
@@ -383,8 +414,16 @@ class _Measures:
             before = row
             if row.mono and not _in_one_width(row):
                 row.mono = False
-        _unmark_mixed(rows)
-        self.body = max(sizes, key=lambda size: (sizes[size], -size)) if sizes else 0.0
+        if _is_typewritten(rows):
+            for row in rows:
+                row.mono = False
+        else:
+            _unmark_mixed(rows)
+        # Footnotes may fill more of a page than its text, and nothing but headings is larger than that.
+        letters = sum(sizes.values())
+        self.body = max((size for size, count in sizes.items() if count >= _BODY * letters), default=0.0)
+        if not self.body and sizes:
+            self.body = max(sizes, key=lambda size: (sizes[size], -size))
         pitches.sort()
         self.pitch = pitches[3 * len(pitches) // 10] if pitches else 1.3
         self.levels: list[float] = []  # left edges of the list items that are open
@@ -423,7 +462,7 @@ class _Measures:
             pitch = (row.top + row.bottom - before.top - before.bottom) / 2
             if (
                 pitch > _LOOSE_PITCH * self.pitch * size + 0.5
-                or abs(row.size - before.size) > _SAME_SIZE * size
+                or _other_size(before, row)
                 or row.cells != before.cells
                 or row.table
                 or before.table
@@ -499,17 +538,19 @@ class _Measures:
         if "...." in text or ". . ." in text:
             text = _LEADERS.sub(" ", text).rstrip()
         first = rows[0]
-        box = _box(rows) if len(rows) > 1 else (first.left, first.top, first.right, first.bottom)
+        box, size = (first.left, first.top, first.right, first.bottom), first.size
+        if len(rows) > 1:  # the first letter may be a raised number: the second row tells the size of the text
+            box, size = _box(rows), rows[1].size
         bullet = _BULLET.match(text) or _DASH.match(text)
         if bullet:
             rest = text[bullet.end() :]
             if rest:
-                return Block("list", f"{self._indent(first)}- {rest}", box, first.size)
+                return Block("list", f"{self._indent(first)}- {rest}", box, size)
         elif _NUMBER.match(text):
-            return Block("list", self._indent(first) + text, box, first.size)
+            return Block("list", self._indent(first) + text, box, size)
         elif self.levels and first.left < self.levels[0] - 1:
             self.levels = []
-        return Block("paragraph", _PRIVATE.sub("", text), box, first.size)
+        return Block("paragraph", _PRIVATE.sub("", text), box, size)
 
     def _indent(self, row: _Row) -> str:
         """Two spaces for each list item that is open to the left of this one."""
@@ -519,6 +560,18 @@ class _Measures:
         if not self.levels or edge > self.levels[-1] + _INDENT * row.size:
             self.levels.append(edge)
         return "  " * min(len(self.levels) - 1, 4)
+
+
+def _other_size(before: _Row, row: _Row) -> bool:
+    """Whether two rows are set in letters of different size.
+
+    The size of a row may be that of a first letter which is raised or a small capital: then the heights decide.
+    """
+    if abs(row.size - before.size) <= _SAME_SIZE * max(row.size, before.size):
+        return False
+    small, large = (row, before) if row.size < before.size else (before, row)
+    height, other = small.bottom - small.top, large.bottom - large.top
+    return height < (1 - 2 * _SAME_SIZE) * other or height * large.size < 1.15 * other * small.size
 
 
 def _style_ends(before: _Row, row: _Row, right: float, size: float) -> bool:
@@ -533,6 +586,15 @@ def _in_one_width(row: _Row) -> bool:
     if not row.text.isascii():
         return True  # wide letters stand among the narrow ones
     return _MONO_WIDTH[0] < (row.right - row.left) / len(row.text) / (row.size or 1.0) < _MONO_WIDTH[1]
+
+
+def _is_typewritten(rows: list[_Row]) -> bool:
+    """Whether letters of one width are the text of the page and no code: nearly all of it, with hardly a sign."""
+    letters = sum(len(row.text) for row in rows if row.mono)
+    if letters < _TYPEWRITTEN * sum(len(row.text) for row in rows):
+        return False
+    signs = sum(len(_SIGNS.findall(row.text)) for row in rows if row.mono)
+    return signs < _FEW_SIGNS * letters
 
 
 def _unmark_mixed(rows: list[_Row]) -> None:

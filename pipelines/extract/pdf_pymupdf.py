@@ -36,6 +36,7 @@ _LETTER = re.compile(rb'<char c="([^"]*)" quad="(\S+) \S+ (\S+) [^"]*"')
 _SAME_PLACE = 0.2  # points
 _MANY_VECTORS = 1000  # from here on they are counted and cut out before the JSON is read
 _MOST_RULINGS = 20_000  # a page with more is a map or a drawing
+_LARGER = 1.1  # than most letters of the page: lines of text are not
 _COVERED = 0.5  # of the page by images: text on it may be hidden
 _DAMAGED = (RuntimeError, ValueError, mupdf.FzErrorBase)  # the text of such an error may hold the local path
 
@@ -74,7 +75,8 @@ class MupdfDocument:
             content = PageContent(number, size.x1 - size.x0, size.y1 - size.y0)
             written = _written(lambda output: mupdf.fz_print_stext_page_as_json(output, page, _SCALE))
             mended = _mended_ligatures(page) if _ARABIC.search(written) else {}
-            self._parse(written, mended, content)
+            places = self._parse(written, mended, content)
+            _check_bold(page, content, places)
         except _DAMAGED as error:
             raise Unreadable("broken_pdf", f"page {number} is damaged ({type(error).__name__})") from None
         if content.blocks and _covered(content):
@@ -121,12 +123,14 @@ class MupdfDocument:
             self._latest = number, mupdf.FzStextPage(page, _OPTIONS)
         return self._latest[1]
 
-    def _parse(self, written: bytes, mended: dict[int, str], content: PageContent) -> None:
+    def _parse(self, written: bytes, mended: dict[int, str], content: PageContent) -> dict[int, list[Line | None]]:
+        """Fill in what MuPDF has written; returns its lines by the place of their block, None for white space."""
         content.paths = written.count(b'{"type":"vector"')
         if content.paths > _MANY_VECTORS:
             written = _VECTOR.sub(b"{}", written)
+        places: dict[int, list[Line | None]] = {}
         count = 0  # of the page's lines
-        for block in json.loads(written.decode("utf-8", "replace"), strict=False)["blocks"]:
+        for place, block in enumerate(json.loads(written.decode("utf-8", "replace"), strict=False)["blocks"]):
             kind = block.get("type")
             if kind == "text":
                 raws = block["lines"]
@@ -134,11 +138,13 @@ class MupdfDocument:
                     for index, raw in enumerate(raws, count):
                         raw["text"] = mended.get(index, raw["text"])
                     count += len(raws)
-                lines = [line for raw in raws if (line := self._line(raw)) is not None]
+                places[place] = read = [self._line(raw) for raw in raws]
+                lines = [line for line in read if line is not None]
                 if lines:
                     content.blocks.append(lines)
             elif kind == "image":
                 content.images.append(_box(block["bbox"]))
+        return places
 
     def _line(self, raw: dict) -> Line | None:
         text = raw["text"]
@@ -222,6 +228,33 @@ def _box(raw: dict[str, int]) -> Box:
 def _covered(content: PageContent) -> bool:
     area = sum((right - left) * (bottom - top) for left, top, right, bottom in content.images)
     return area > _COVERED * content.width * content.height
+
+
+def _check_bold(page: mupdf.FzStextPage, content: PageContent, places: dict[int, list[Line | None]]) -> None:
+    """Take back the bold of lines that only begin with it: MuPDF's JSON tells the font of the first letter alone.
+
+    Only of lines as small as the text: larger ones are headings in any weight, and a look at a line takes as long as
+    reading several.
+    """
+    if not any(line.bold for block in content.blocks for line in block):
+        return
+    sizes: dict[float, int] = {}
+    for block in content.blocks:
+        for line in block:
+            sizes[line.size] = sizes.get(line.size, 0) + len(line.text)
+    most = _LARGER * max(sizes, key=lambda size: (sizes[size], -size))
+    doubtful = {
+        place
+        for place, lines in places.items()
+        if any(line is not None and line.bold and line.size <= most for line in lines)
+    }
+    if not doubtful:
+        return
+    for place, raw_block in enumerate(page):
+        if place in doubtful:
+            for raw, read in zip(raw_block, places[place]):
+                if read is not None and read.bold:
+                    read.bold = bool(mupdf.ll_fz_font_is_bold(raw.m_internal.last_char.font))
 
 
 def _mark_hidden(page: mupdf.FzStextPage, content: PageContent) -> None:

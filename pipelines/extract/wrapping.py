@@ -31,7 +31,12 @@ def join_pair(before: str, after: str) -> str:
         if after.split(maxsplit=1)[0].rstrip(",.;") in _CONJUNCTIONS:
             return f"{before} {after}"
         return before[:-1] + WRAPPED_HYPHEN + after
-    if last in _HYPHENS and before[-2:-1].isalnum() and (first.isalnum()):
+    if (
+        last in "-\u2010\u2013"
+        and before[-2:-1].isalnum()
+        and first.isalnum()
+        and (last != "\u2013" or first.isdigit())
+    ):
         return before + after  # "CD-" and "ROM", "1990-" and "1995": the hyphen is written anyway
     if last == "/" and before[-2:-1] not in ("", " "):
         return before + after  # a path or an address
@@ -45,8 +50,8 @@ def continues(before: str, after: str) -> bool:
     if not before or not after or "\n" in after[:_LONG_LINE]:
         return False
     last, first = before[-1], after[0]
-    if last in _HYPHENS and before[-2:-1].isalpha():
-        return first.islower()
+    if last in _HYPHENS and before[-2:-1].isalnum():
+        return first.isalnum()
     if _ENDS_SENTENCE.search(before[-8:]):
         return False
     if first.islower():
