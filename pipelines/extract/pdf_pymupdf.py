@@ -30,7 +30,7 @@ _OPTIONS.flags = (
 )
 _SCALE = 10  # MuPDF writes whole numbers: of tenths of a point
 _VECTOR = re.compile(rb'\{"type":"vector"[^{}]*\}')
-_ARABIC = re.compile(rb"[\xd8-\xdb][\x80-\xbf]")
+_ARABIC = (b"\xd8", b"\xd9", b"\xda", b"\xdb")  # the first bytes of Arabic letters in UTF-8, and of no others
 _NO_WIDTH = re.compile(rb'quad="(\S+) (\S+) \1 \2 ')
 _LETTER = re.compile(rb'<char c="([^"]*)" quad="(\S+) \S+ (\S+) [^"]*"')
 _SAME_PLACE = 0.2  # points
@@ -74,7 +74,7 @@ class MupdfDocument:
             size = page.m_internal.mediabox
             content = PageContent(number, size.x1 - size.x0, size.y1 - size.y0)
             written = _written(lambda output: mupdf.fz_print_stext_page_as_json(output, page, _SCALE))
-            mended = _mended_ligatures(page) if _ARABIC.search(written) else {}
+            mended = _mended_ligatures(page) if any(byte in written for byte in _ARABIC) else {}
             places = self._parse(written, mended, content)
             _check_bold(page, content, places)
         except _DAMAGED as error:

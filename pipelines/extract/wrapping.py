@@ -1,7 +1,7 @@
 """Lines that a program wrapped become paragraphs again, and words that it broke become whole."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import regex
 
@@ -13,7 +13,9 @@ from schemas.languages import UNSPACED_SCRIPTS
 _SCRIPTS = "".join(rf"\p{{{script}}}" for script in UNSPACED_SCRIPTS)
 UNSPACED = regex.compile(rf"[{_SCRIPTS}\u3000-\u303f\u30fb\u30fc\uff00-\uffef]")
 _HYPHENS = "-\u2010"
-_COMPOUND = re.compile(r"\w+(?:-\w+)+")
+_WORD_BEFORE = re.compile(r"\w+$")
+_WORD_AFTER = re.compile(r"\w+")
+_LONGEST_WORD = 40
 _BROKEN_WORD = re.compile(rf"(\w*){WRAPPED_HYPHEN}(\w*)")
 _CONJUNCTIONS = frozenset(
     {"and", "or", "und", "oder", "bzw", "et", "ou", "y", "e", "o", "en", "of", "i", "a", "och", "og", "eller"}
@@ -62,13 +64,24 @@ def continues(before: str, after: str) -> bool:
     return min(len(before), len(after)) > _LONG_LINE  # no case to go by
 
 
+def _compounds(text: str) -> Iterator[str]:
+    """The pairs of words with a hyphen between them, in small letters."""
+    place = text.find("-")
+    while place != -1:
+        before = _WORD_BEFORE.search(text[max(0, place - _LONGEST_WORD) : place])
+        after = _WORD_AFTER.match(text, place + 1, place + 1 + _LONGEST_WORD)
+        if before and after:
+            yield f"{before[0]}-{after[0]}".lower()
+        place = text.find("-", place + 1)
+
+
 def mend_hyphens(pieces: Iterable[str]) -> list[str]:
     """Rejoin words broken at line ends: without the hyphen, unless the document writes the compound elsewhere."""
     pieces = list(pieces)
     broken = any(WRAPPED_HYPHEN in piece for piece in pieces)
     compounds: set[str] = set()
     if broken:
-        compounds = {word.lower() for piece in pieces if "-" in piece for word in _COMPOUND.findall(piece)}
+        compounds = {compound for piece in pieces if "-" in piece for compound in _compounds(piece)}
 
     def mend(match: re.Match[str]) -> str:
         first, second = match[1], match[2]
