@@ -7,17 +7,24 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import xxhash
+
 from pipelines.extract import python_environment
+from pipelines.extract.names import printable
 from schemas import paths
 from schemas.errors import ConfigError
 from schemas.recipe import Recipe, Source
 
 WILDCARDS = "*?["
+_ARCHIVES = (".tar", ".tgz", ".tbz2", ".txz", ".tzst", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A reference to one input file; `path` is relative to the root of its source and names its documents."""
+    """A reference to one input file, or to a folder that is a repository.
+
+    `path` is relative to the root of its source and names its documents; `size` is in bytes, of all files of a folder.
+    """
 
     source: str
     path: str
@@ -34,7 +41,12 @@ def list_source(source: Source, seed: int) -> list[InputFile]:
             for file in python_environment.list_files(source.max_bytes, seed)
         ]
     path = str(source.path)
-    found = _local(path) if paths.is_local(path) else _remote(path)
+    if source.kind == "repositories":
+        found = _repositories(path)
+        if not found:
+            raise ConfigError(f"source '{source.name}': {path} holds no folder and no archive to read as a repository")
+    else:
+        found = _local(path) if paths.is_local(path) else _remote(path)
     if not found:
         raise ConfigError(f"source '{source.name}': {path} holds no file to read")
     return [InputFile(source.name, name, location, size) for name, (location, size) in sorted(found.items())]
@@ -44,18 +56,35 @@ def list_sources(recipe: Recipe, hashes: bool = False) -> dict[str, list[list[st
     """Per source the list of [path, size, version of the content]; sources in order of name."""
     return {
         source.name: [
-            [file.path, file.size, _content(file.location) if hashes else ""]
+            [file.path, file.size, _content(file.location, source.kind == "repositories") if hashes else ""]
             for file in list_source(source, recipe.seed)
         ]
         for source in sorted(recipe.sources, key=lambda source: source.name)
     }
 
 
-def _content(location: str) -> str:
+def _content(location: str, repository: bool = False) -> str:
+    if repository and not is_archive(location):
+        state = xxhash.xxh3_128()
+        for name, (file, _) in sorted(files_below(location).items()):
+            state.update(f"{name}\0{_content(file)}\0".encode())
+        return state.hexdigest()
     try:
         return paths.content_key(location)
     except OSError as error:  # it becomes a reject when it is read
         return f"unreadable: {error.strerror}"
+
+
+def is_archive(path: str) -> bool:
+    """Whether a name is that of a tar or zip archive."""
+    return path.lower().endswith(_ARCHIVES)
+
+
+def files_below(folder: str) -> dict[str, tuple[str, int]]:
+    """Relative path -> (location, size) of the files below a local or remote folder, hidden ones aside."""
+    if paths.is_local(folder):
+        return _walk(Path(folder.removeprefix("file://")))
+    return _remote(folder)
 
 
 def local_root(source: Source) -> Path | None:
@@ -93,7 +122,7 @@ def _walk(root: Path) -> dict[str, tuple[str, int]]:
             file = Path(folder) / name
             if not name.startswith(".") and file.is_file():
                 relative = file.relative_to(root).as_posix()
-                found[_printable(relative)] = (str(file), file.stat().st_size)
+                found[printable(relative.encode("utf-8", "surrogateescape"))] = (str(file), file.stat().st_size)
     return found
 
 
@@ -109,12 +138,39 @@ def _remote(path: str) -> dict[str, tuple[str, int]]:
     if not matches and not fs.exists(inner):
         raise ConfigError(f"{path}: there is no such file or folder")
     return {
-        name[len(root) :].lstrip("/"): (str(fs.unstrip_protocol(name)), int(info["size"] or 0))
+        printable(relative.encode("utf-8", "surrogateescape")): (str(fs.unstrip_protocol(name)), int(info["size"] or 0))
         for name, info in matches.items()
-        if info["type"] == "file" and not name.rsplit("/", 1)[-1].startswith(".")
+        if info["type"] == "file" and not _is_hidden(relative := name[len(root) :].lstrip("/"))
     }
 
 
-def _printable(path: str) -> str:
-    """File names may hold any bytes; those that are not UTF-8 are escaped, so that they can be columns."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/"))
+
+
+def _repositories(path: str) -> dict[str, tuple[str, int]]:
+    """Folders and archives directly below a folder, or those that a glob finds, or the one archive at `path`."""
+    fs, inner = paths.filesystem(path)
+    local = paths.is_local(path)
+    if any(character in inner for character in WILDCARDS):
+        names = sorted(fs.glob(inner))
+        first = min(inner.find(character) for character in WILDCARDS if character in inner)
+        root = inner[:first].rpartition("/")[0]
+    elif fs.isdir(inner):
+        names = sorted(fs.ls(inner, detail=False))
+        root = inner
+    elif fs.exists(inner):
+        names, root = [inner], inner.rpartition("/")[0]
+    else:
+        raise ConfigError(f"{path}: there is no such file or folder")
+    found = {}
+    for name in (name.rstrip("/") for name in names):
+        relative = name[len(root.rstrip("/")) :].lstrip("/")
+        location = name if local else str(fs.unstrip_protocol(name))
+        if _is_hidden(relative) or not relative or (local and Path(name).is_symlink()):
+            continue
+        if is_archive(name) and fs.isfile(name):
+            found[relative] = (location, int(fs.size(name) or 0))
+        elif fs.isdir(name) and (files := files_below(location)):
+            found[relative] = (location, sum(size for _, size in files.values()))
+    return {printable(name.encode("utf-8", "surrogateescape")): place for name, place in found.items()}
