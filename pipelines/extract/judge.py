@@ -26,8 +26,11 @@ _SCAN = 0.6  # of the page by images
 _STAMP = 200  # characters over a scan that are a stamp rather than its text
 _GLYPH_NUMBER = re.compile(r"\(cid:\d{1,6}\)")
 _BROKEN = 0.1  # of the characters without a Unicode value
-_SYMBOLS = 0.5  # of the characters, the two most frequent signs left out
-_ENOUGH_SYMBOLS = 40
+_SIGNS = np.frombuffer('"#$%&@\\`~{}'.encode("utf-32-le"), np.uint32)  # rare side by side, even in code
+_SIGN = 0.01  # of the characters: a sign that is not rare
+_MANY_SIGNS = 4
+_FEW_WORDS = 0.1  # of the characters, judged by their neighbours
+_ENOUGH_CHARACTERS = 60
 _MIXED = 0.1  # of the pairs of neighbouring letters by two scripts
 _ENOUGH_PAIRS = 30
 _LONGEST_SAMPLE = 2500  # characters
@@ -37,6 +40,16 @@ _FONT_SHARE = 0.3  # of the judged places in wrong fonts that makes a page wrong
 _UNSURE = 12.0  # nats: short texts may look this much worse
 _WORST = -0.2  # nats a place: what long texts may look like
 _FONT_MARGIN = 0.15  # nats a place: several fonts are several chances of a false alarm
+_LITTLE = 100  # letters and digits of a document
+_NOTICE = 500  # the same, for one that may be a notice
+_LITTLE_READ = 20_000  # characters: longer texts are not looked through
+_WIDE_WORTH = 2.5  # letters that one character of Chinese or Japanese stands for
+_NOTICE_WORDS = re.compile(
+    r"(?:not|no longer) (?:\w+ )?(?:available|supported|displayed)|please wait|(?:does|could|can|may) ?not (?:be )?"
+    r"(?:support|display|open|load|show|found|render)|upgrade (?:to|your)|left blank|has been (?:removed|moved)"
+    r"|(?:page|file) not found|access denied",
+    re.IGNORECASE,
+)
 
 _SPACED_SCRIPTS = LETTER + 1 + letters.SCRIPTS.index("Han")
 
@@ -77,6 +90,22 @@ def judge(content: PageContent) -> Verdict:
     return Verdict("text_layer", "a sane text layer", confidence)
 
 
+def judge_document(text: str, page_count: int) -> str:
+    """What is wrong with a document as a whole, from the text of all its pages, or "".
+
+    A build that failed, a viewer that could not show a form and a scan of which only a title has text leave a few words
+    where a document should be. Such a document is readable, so this is a warning and no reason to reject it.
+    """
+    size = sum(_WIDE_WORTH if character > "\u2e80" else 1 for character in text[:_LITTLE_READ] if character.isalnum())
+    if size < _NOTICE and page_count <= 2 and _NOTICE_WORDS.search(text):
+        return "a notice in place of the document"
+    if size < _LITTLE:
+        return "almost no text"
+    if page_count > 2 and len(text) < _LITTLE_READ and size < _LITTLE * page_count / 4:
+        return "almost no text for its number of pages"
+    return ""
+
+
 def _covered(images: Sequence[Box], width: float, height: float) -> float:
     """The share of the page that images cover, overlaps counted twice."""
     area = 0.0
@@ -97,13 +126,13 @@ def _judge_text(lines: list[Line], text: str) -> tuple[str, float]:
     visible = len(kinds) - int(count[SPACE])
     if count[BROKEN] >= _BROKEN * visible:
         return "characters without a Unicode value", 1.0
-    if count[SYMBOL] >= _SYMBOLS * visible and visible >= _ENOUGH_SYMBOLS:
-        signs = np.bincount(points[kinds == SYMBOL])
-        if count[SYMBOL] - np.sort(signs)[-2:].sum() >= _SYMBOLS * visible:
-            return "signs in place of letters", 0.9
     if np.count_nonzero(count[LETTER + 1 :]) > 1 and _mixed_scripts(kinds):
         return "words of letters from several scripts", 0.9
     places, values = letters.evidence(points, kinds, model)
+    if visible >= _ENOUGH_CHARACTERS and len(places) < _FEW_WORDS * visible and count[SYMBOL] > _SIGN * visible:
+        often = np.bincount(points[kinds == SYMBOL], minlength=128)[_SIGNS]
+        if np.count_nonzero(often >= _SIGN * visible) >= _MANY_SIGNS:
+            return "signs in place of letters", 0.9
     return _judge_letters(lines, places, values)
 
 

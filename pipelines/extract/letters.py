@@ -3,7 +3,7 @@
 A font with a wrong map to Unicode gives plausible letters in an order that no language has. The packaged model tells
 the two apart: for every triple of neighbouring letters it holds the logarithm of how much likelier real text is to
 show it than text that went through such a map. Writings of many characters (Chinese, Japanese, Korean) are judged by
-characters and pairs. `train_judge` makes the model; `models/letters.md` has its data, licences and figures.
+pairs. `train_judge` makes the model; `models/letters.md` has its data, licences and figures.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ OTHER, SPACE, DIGIT, SYMBOL, BROKEN, MARK, LETTER = range(7)
 SCRIPTS = (
     *("Latin", "Greek", "Cyrillic", "Armenian", "Hebrew", "Arabic", "Devanagari", "Bengali", "Gurmukhi", "Gujarati"),
     *("Oriya", "Tamil", "Telugu", "Kannada", "Malayalam", "Sinhala", "Thai", "Lao", "Myanmar", "Georgian", "Khmer"),
-    *("Han", "Hiragana", "Katakana", "Hangul"),  # judged by characters and pairs
+    *("Han", "Hiragana", "Katakana", "Hangul"),  # judged by pairs
     *("Bopomofo", "Ethiopic", "Tibetan", "Syriac", "Thaana", "Cherokee", "Mongolian", "Yi", "Coptic"),  # not judged
 )
 _SPACED = LETTER + 1 + SCRIPTS.index("Han")  # classes from LETTER + 1 to here: letters of alphabets
@@ -41,13 +41,12 @@ class Letters:
     classes: npt.NDArray[np.uint8]
     triples: npt.NDArray[np.int8]
     pairs: npt.NDArray[np.int8]
-    characters: npt.NDArray[np.int8]
 
 
 @cache
 def load() -> Letters:
     with np.load(MODEL, allow_pickle=False) as file:
-        return Letters(file["classes"], file["triples"], file["pairs"], file["characters"])
+        return Letters(file["classes"], file["triples"], file["pairs"])
 
 
 def encode(text: str, classes: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
@@ -107,11 +106,6 @@ def pairs(
     return places, slots
 
 
-def characters(points: npt.NDArray[np.uint32], kinds: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
-    """Places of characters of writings of many characters."""
-    return np.flatnonzero((kinds >= _SPACED) & (kinds < _WIDE))
-
-
 def evidence(
     points: npt.NDArray[np.uint32], kinds: npt.NDArray[np.uint8], model: Letters
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int8]]:
@@ -120,7 +114,6 @@ def evidence(
     values = model.triples[slots]
     if kinds.max(initial=0) >= _SPACED:
         wide, slots = pairs(points, kinds)
-        single = characters(points, kinds)
-        places = np.concatenate((places, wide, single))
-        values = np.concatenate((values, model.pairs[slots], model.characters[points[single]]))
+        places = np.concatenate((places, wide))
+        values = np.concatenate((values, model.pairs[slots]))
     return places, values

@@ -21,7 +21,7 @@ from pipelines.extract import letters
 from pipelines.extract.letters import BROKEN, DIGIT, LETTER, MARK, OTHER, SCRIPTS, SPACE, STEP, SYMBOL, Letters
 
 _LINES = 1500  # of a label; where it is the only one of its script, _MORE_LINES
-_MORE_LINES = 6000
+_MORE_LINES = 8000
 _PAGE = 25  # lines that share a font
 _LIMIT = 7  # largest value in a table, in units of STEP
 _HELD_OUT_CODE = 4  # every fourth file of source code
@@ -158,21 +158,16 @@ def broken(lines: Lines, script: str, random: np.random.Generator) -> Lines:
 
 
 class _Counts:
-    """How often every slot of the three tables was seen."""
+    """How often every slot of both tables was seen."""
 
     def __init__(self) -> None:
         self.triples = np.zeros(1 << letters.TRIPLES, np.int64)
         self.pairs = np.zeros(1 << letters.PAIRS, np.int64)
-        self.characters = np.zeros(letters.ASTRAL + 1, np.int64)
 
     def add(self, lines: Lines, table: np.ndarray) -> None:
         points, kinds = letters.encode(" ".join(lines), table)
-        for counts, slots in (
-            (self.triples, letters.triples(points, kinds)[1]),
-            (self.pairs, letters.pairs(points, kinds)[1]),
-            (self.characters, points[letters.characters(points, kinds)]),
-        ):
-            np.add.at(counts, slots, 1)
+        np.add.at(self.triples, letters.triples(points, kinds)[1], 1)
+        np.add.at(self.pairs, letters.pairs(points, kinds)[1], 1)
 
 
 def _values(real: np.ndarray, wrong: np.ndarray) -> np.ndarray:
@@ -212,8 +207,7 @@ def train(data: Path, without: frozenset[str] = frozenset()) -> Letters:
         real.add(page, table)
         for _ in range(2):
             wrong.add(broken(page, script, random), table)
-    tables = [_values(getattr(real, name), getattr(wrong, name)) for name in ("triples", "pairs", "characters")]
-    return Letters(table, *tables)
+    return Letters(table, _values(real.triples, wrong.triples), _values(real.pairs, wrong.pairs))
 
 
 def main() -> None:
@@ -228,13 +222,7 @@ def main() -> None:
     without = frozenset(filter(None, arguments.without.split(",")))
     model = train(arguments.data, without)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        arguments.output,
-        classes=model.classes,
-        triples=model.triples,
-        pairs=model.pairs,
-        characters=model.characters,
-    )
+    np.savez_compressed(arguments.output, classes=model.classes, triples=model.triples, pairs=model.pairs)
     print(f"{arguments.output.stat().st_size} bytes, {time.process_time() - started:.0f} CPU seconds")
 
 
