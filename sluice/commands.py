@@ -104,9 +104,7 @@ def print_training(
 
 def _only_documents(source: str, more: tuple[str, ...]) -> None:
     """A run or a recipe says itself where its documents are, so it stands alone."""
-    if not more:
-        return
-    for path in (source, *more):
+    for path in (source, *more) if more else ():
         wild = any(character in path for character in "*?[")
         if path.endswith((".yaml", ".yml")) or (not wild and find_given(path)):
             raise ConfigError(f"{path}: a recipe or a run stands alone; give only documents, or only this")
@@ -125,6 +123,12 @@ def explain_inputs(
     """`sluice extract --explain`: how each file would be read, and why."""
     from sluice.explain_file import explain_files
 
+    if len(inputs) == 1 and inputs[0].endswith((".yaml", ".yml")):
+        _only_recipe(recipe_file, columns)
+        explain_files(load_recipe(inputs[0], settings))
+        return
+    for path in inputs:
+        _only_documents(path, ("",))
     recipe = _recipe_for(inputs[0], "explained", recipe_file, settings, columns, False, tuple(inputs[1:]))
     explain_files(recipe)
 

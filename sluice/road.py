@@ -28,6 +28,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
     outside: Callable[[Recipe], dict[str, str]] = field(default=lambda recipe: {})
+    continues: bool = False  # takes over the files that an execution that was stopped has finished
     resumes: bool = False  # goes on from its own checkpoints; its old output is never thrown away
 
     @property
@@ -151,7 +152,15 @@ def _start_files(recipe: Recipe) -> dict[str, str]:
 
 
 ROAD: tuple[Stage, ...] = (
-    Stage("extract", 2, "pipelines.extract.stage:run", "text out of files", _sources, outside=_source_files),
+    Stage(
+        "extract",
+        2,
+        "pipelines.extract.stage:run",
+        "text out of files",
+        _sources,
+        outside=_source_files,
+        continues=True,
+    ),
     Stage("annotate", 1, "pipelines.annotate.stage:run", "labels per document", _annotators, ("extract",)),
     Stage(
         "filter",

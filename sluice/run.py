@@ -31,6 +31,7 @@ from typing import Any
 import psutil
 import yaml
 
+from pipelines.extract.isolate import close_children
 from pipelines.extract.listing import local_root
 from schemas import paths
 from schemas.errors import ConfigError, DataError
@@ -298,6 +299,7 @@ def _execute(recipe: Recipe, step: Step, output: str, beam_options: tuple[str, .
     write_manifest(unfinished, manifest)
     _publish(unfinished, step.folder)
     seconds = time.monotonic() - clock_start
+    close_children()  # only a process that has ended counts its CPU seconds
     _record(
         output,
         {
@@ -335,10 +337,17 @@ def _entry(stage: Stage) -> Callable[[Job], Output]:
 
 
 def _prepare(step: Step, output: str, unfinished: str) -> None:
-    """Clear the place that a stage writes to; one that resumes keeps its own unfinished work."""
+    """Clear the place that a stage writes to; one that goes on from its own unfinished work keeps it."""
     key_file = paths.join(unfinished, KEY_FILE)
+    same = paths.exists(key_file) and paths.read_text(key_file) == step.key
+    if step.stage.continues and same:
+        fs, inner = paths.filesystem(unfinished)
+        for name in fs.find(inner):
+            if name.endswith(".writing"):  # cut in mid-write
+                fs.rm(name)
+        return
     if step.stage.resumes:
-        if paths.exists(key_file) and paths.read_text(key_file) == step.key:
+        if same:
             return
         for folder in (unfinished, step.folder):
             _set_aside(folder, output, step.stage.name)

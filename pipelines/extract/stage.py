@@ -4,6 +4,8 @@ Files are grouped into tasks in the order of (source, path), so that the shards 
 which the disk lists them and however many workers there are. A long PDF is read range by range, by as many workers
 as there are, and put together by the one that writes its shard. User ids are checked for duplicates by a shuffle of
 packed (hash, document) keys; the text stays where it was written.
+
+An execution that was stopped leaves whole shards and ranges behind; the next one takes them over.
 """
 
 import contextlib
@@ -47,6 +49,7 @@ PARTITIONS = 64
 _KEY = np.dtype([("id", "V16"), ("shard", "<u4"), ("row", "<u4"), ("document", "V16")])
 _PAGE = re.compile(r"(?:^|!/)page=\d+$")  # locator of a rejected page
 _LONG_PDF_BYTES = 256 << 10  # from here on a PDF is worth opening to see whether it has pages for several workers
+_FOLDERS = ("documents", "rejects", "pages", "refinements")
 _RANGES = ".ranges"  # folder of what workers read of long PDF files, until a shard is written
 _RANGE = pa.schema([pa.field("page", pa.large_string(), nullable=False)])  # a Page as JSON
 _ROW_BYTES = 1000  # of a row in memory besides its text
@@ -65,6 +68,10 @@ class FilesTask:
     @property
     def name(self) -> str:
         return f"{self.index:05d}"
+
+    def file(self, folder: str) -> str:
+        """The file of this shard in one of `_FOLDERS`, relative to the dataset."""
+        return f"{folder}/{self.name}.parquet"
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ class FindRanges(beam.DoFn):
 
     def process(self, task: FilesTask) -> Iterator[PageRange]:
         for position, file in enumerate(task.files):
-            if not _may_be_long(file):
+            if not _may_be_long(file) or _is_written(task):
                 continue
             try:
                 with _local_pdf(file, self.options) as path:
@@ -131,10 +138,11 @@ class ReadRange(beam.DoFn):
         self.output = output
 
     def process(self, part: PageRange) -> Iterator[tuple[int, tuple[PageRange, dict[str, int]]]]:
-        with _machine_errors(part.file), _local_pdf(part.file, self.options) as path:
-            pages = read_range(path, self.options, part.first, part.last)
-            rows = [json.dumps(page.to_json()) for page in pages]
-        write_table(self.output, part.name, pa.table({"page": rows}, _RANGE))
+        if not paths.exists(paths.join(self.output, part.name)):
+            with _machine_errors(part.file), _local_pdf(part.file, self.options) as path:
+                pages = read_range(path, self.options, part.first, part.last)
+                rows = [json.dumps(page.to_json()) for page in pages]
+            write_table(self.output, part.name, pa.table({"page": rows}, _RANGE))
         yield part.index, (part, take_spent(self.options))
 
 
@@ -175,40 +183,16 @@ class ExtractFiles(beam.DoFn):
         for part, asked in sorted(element[1]["ranges"], key=lambda read: (read[0].position, read[0].first)):
             ranges[part.position].append(part)
             spent.update(asked)
-        keys: dict[int, list[bytes]] = defaultdict(list)
-        errors: Counter[str] = Counter()
-        pages: Counter[str] = Counter()  # by route, and those rejected by error: the summary of a run tells them
-        with _ShardWriter(task.output, task.name, self.options.refine is not None) as writer:
-            for position, file in enumerate(task.files):
-                source = self.sources[file.source]
-                for found in self._read(task, file, source, ranges.get(position)):
-                    if isinstance(found, Reject):
-                        writer.add("rejects", _reject_row(file, found))
-                        errors[found.error] += 1
-                        if _PAGE.search(found.locator):
-                            pages[f"rejected_pages_{found.error}"] += 1
-                    elif isinstance(found, Repair):
-                        for row in _repair_rows(file, found):
-                            writer.add("refinements", row)
-                    elif isinstance(found, PageFact):
-                        writer.add("pages", _page_row(file, found))
-                        pages[f"pages_{'unreadable' if found.error else found.route}"] += 1
-                    else:
-                        row = _document_row(file, source, found)
-                        if row["id"] is not None:
-                            key = xxhash.xxh3_128_digest(f"{file.source}\x1f{row['id']}".encode())
-                            place = struct.pack("<II", task.index, writer.rows("documents"))
-                            keys[key[0] % PARTITIONS].append(key + place + row["document_id"])
-                        writer.add("documents", row)
-        counts = {
-            "files": len(task.files),
-            "documents": writer.rows("documents"),
-            "pages": writer.rows("pages"),
-            "rejects": writer.rows("rejects"),
-        }
+        if not _is_written(task):
+            with _ShardWriter(task.output, task.name, self.options.refine is not None) as writer:
+                for position, file in enumerate(task.files):
+                    source = self.sources[file.source]
+                    for found in self._read(task, file, source, ranges.get(position)):
+                        for folder, row in _rows(file, source, found):
+                            writer.add(folder, row)
         spent.update(take_spent(self.options))
-        yield task.index, ShardResult(writer.entries(), counts, dict(errors), dict(pages), dict(spent))
-        for partition, packed in sorted(keys.items()):
+        yield task.index, _result(task, spent)
+        for partition, packed in sorted(_user_ids(task).items()):
             yield beam.pvalue.TaggedOutput("ids", (partition, b"".join(packed)))
 
     def _read(
@@ -295,12 +279,45 @@ class _ShardWriter:
     def add(self, folder: str, row: dict[str, Any]) -> None:
         self.tables[folder].add(row)
 
-    def rows(self, folder: str) -> int:
-        """Rows so far, written or not."""
-        return self.tables[folder].seen
 
-    def entries(self) -> list[FileEntry]:
-        return [table.writer.entry() for table in self.tables.values()]
+def _is_written(task: FilesTask) -> bool:
+    """Whether an execution that was stopped has written this shard; its documents appear last."""
+    return paths.exists(paths.join(task.output, task.file("documents")))
+
+
+def _result(task: FilesTask, spent: Counter[str]) -> ShardResult:
+    """What the files of a shard say, whoever wrote them."""
+    present = [folder for folder in _FOLDERS if paths.exists(paths.join(task.output, task.file(folder)))]
+    files = {folder: _entry(task.output, task.file(folder)) for folder in present}
+    rejects = read_table(paths.join(task.output, task.file("rejects")), ["locator", "error"]).to_pylist()
+    pages = read_table(paths.join(task.output, task.file("pages")), ["route", "error"]).to_pylist()
+    kinds = Counter(f"pages_{'unreadable' if page['error'] else page['route']}" for page in pages)
+    kinds.update(f"rejected_pages_{row['error']}" for row in rejects if _PAGE.search(row["locator"]))
+    counts = {"files": len(task.files)} | {folder: files[folder].rows for folder in ("documents", "pages", "rejects")}
+    errors = Counter(row["error"] for row in rejects)
+    return ShardResult(list(files.values()), counts, dict(errors), dict(kinds), dict(spent))
+
+
+def _user_ids(task: FilesTask) -> dict[int, list[bytes]]:
+    """Packed (hash of source and the user's own id, shard, row, document) of a shard, by partition."""
+    keys: dict[int, list[bytes]] = defaultdict(list)
+    before = 0
+    for batch in read_batches(paths.join(task.output, task.file("documents")), ["id", "source", "document_id"]):
+        columns = (batch[name].to_pylist() for name in ("id", "source", "document_id"))
+        for row, (own, source, document) in enumerate(zip(*columns), before):
+            if own is not None:
+                key = xxhash.xxh3_128_digest(f"{source}\x1f{own}".encode())
+                keys[key[0] % PARTITIONS].append(key + struct.pack("<II", task.index, row) + document)
+        before += batch.num_rows
+    return keys
+
+
+def _entry(folder: str, relative: str) -> FileEntry:
+    path = paths.join(folder, relative)
+    with paths.open_read(path) as handle:
+        rows = pq.ParquetFile(handle).metadata.num_rows
+        size = handle.seek(0, os.SEEK_END)
+    return FileEntry(path=relative, rows=rows, bytes=size, hash=paths.file_hash(path))
 
 
 class FindRepeatedIds(beam.DoFn):
@@ -339,13 +356,14 @@ class DropRepeatedIds(beam.DoFn):
             yield result
             return
         drop = pa.array([packed[begin : begin + ID_BYTES] for begin in range(0, len(packed), ID_BYTES)], ID)
-        documents, rejects, *_ = (entry.path for entry in result.files)
+        files = {entry.path.partition("/")[0]: entry for entry in result.files}
+        documents, rejects = files["documents"].path, files["rejects"].path
         self._add_rejects(documents, rejects, drop)
         self._remove_documents(documents, drop)
-        files = [self._entry(documents), self._entry(rejects), *result.files[2:]]
-        counts = {**result.counts, "documents": files[0].rows, "rejects": files[1].rows}
+        files |= {"documents": _entry(self.output, documents), "rejects": _entry(self.output, rejects)}
+        counts = {**result.counts, "documents": files["documents"].rows, "rejects": files["rejects"].rows}
         errors = read_table(paths.join(self.output, rejects), ["error"])["error"].to_pylist()
-        yield ShardResult(files, counts, dict(Counter(errors)), result.extra, result.spent)
+        yield ShardResult(list(files.values()), counts, dict(Counter(errors)), result.extra, result.spent)
 
     def _add_rejects(self, documents: str, rejects: str, drop: pa.Array) -> None:
         known = read_table(paths.join(self.output, rejects))
@@ -368,12 +386,18 @@ class DropRepeatedIds(beam.DoFn):
                 for batch in read_batches(path):
                     writer.write(batch.filter(pc.invert(pc.is_in(batch["document_id"], drop))))
 
-    def _entry(self, relative: str) -> FileEntry:
-        path = paths.join(self.output, relative)
-        with paths.open_read(path) as handle:
-            rows = pq.ParquetFile(handle).metadata.num_rows
-            size = handle.seek(0, os.SEEK_END)
-        return FileEntry(path=relative, rows=rows, bytes=size, hash=paths.file_hash(path))
+
+def _rows(file: InputFile, source: Source, found: Found) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The folder of each row that something found becomes, and the row."""
+    if isinstance(found, Extracted):
+        yield "documents", _document_row(file, source, found)
+    elif isinstance(found, Reject):
+        yield "rejects", _reject_row(file, found)
+    elif isinstance(found, PageFact):
+        yield "pages", _page_row(file, found)
+    else:
+        for row in _repair_rows(file, found):
+            yield "refinements", row
 
 
 def _document_row(file: InputFile, source: Source, found: Extracted) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.extract.listing import list_source
+from pipelines.extract.reader import extract_file
 from pipelines.extract.stage import DropRepeatedIds, plan_tasks, run
 from pipelines.runner import ShardResult
 from schemas.documents import DOCUMENTS, REJECTS
@@ -99,7 +100,7 @@ def test_of_repeated_ids_the_first_stays_and_the_others_are_rejects(tmp_path, wo
     ]
     refused = [(row["path"], row["locator"], row["id"], row["error"]) for row in rows(tmp_path / "out", "rejects")]
     assert refused == [("a.jsonl", "line=3", "2", "duplicate_id"), ("b.jsonl", "line=1", "3", "duplicate_id")]
-    assert output.counts == {"files": 3, "documents": 6, "rejects": 2}
+    assert output.counts == {"files": 3, "documents": 6, "pages": 0, "rejects": 2}
     assert output.reasons == {"duplicate_id": 2}
     for entry in output.files:
         assert read_table(str(tmp_path / "out" / entry.path)).num_rows == entry.rows
@@ -126,7 +127,7 @@ def test_dropping_repeated_ids_may_die_at_any_write_and_run_again(tmp_path, monk
     (tmp_path / "calm").mkdir()
     (tmp_path / "stormy").mkdir()
     expected = drop_repeated(tmp_path / "calm", write_shard(tmp_path / "calm"))
-    assert expected[0].counts == {"files": 1, "documents": 4, "rejects": 3}
+    assert expected[0].counts == {"files": 1, "documents": 4, "pages": 0, "rejects": 3}
     assert expected[0].reasons == {"duplicate_id": 2, "text_not_string": 1}
     groups = write_shard(tmp_path / "stormy")
     rename, writes = os.replace, 0
@@ -162,7 +163,7 @@ def test_different_ids_stay_different(tmp_path):
     ids = ["a  b", "a b", "x" * 1500 + "1", "x" * 1500 + "2", "", "", "\ud800", "\ud801"]
     write_jsonl(docs / "a.jsonl", [{"id": one, "text": PROSE} for one in ids])
     _, output = extract(docs, tmp_path / "out")
-    assert output.counts == {"files": 1, "documents": 8, "rejects": 0}
+    assert output.counts == {"files": 1, "documents": 8, "pages": 0, "rejects": 0}
 
 
 def test_columns_have_names_of_their_own(tmp_path):
@@ -225,3 +226,28 @@ def test_a_source_may_lie_behind_a_url(tmp_path):
     fs.pipe("/bucket/docs/deep/b.jsonl", json.dumps({"text": PROSE + " b"}).encode())
     extract("memory://bucket/docs", tmp_path / "out")
     assert [row["path"] for row in rows(Path(tmp_path / "out"), "documents")] == ["a.txt", "deep/b.jsonl"]
+
+
+@pytest.mark.parametrize("left", [("documents", "rejects", "pages"), ("rejects", "pages"), ("pages",)])
+def test_shards_that_a_stopped_execution_wrote_are_taken_over(tmp_path, monkeypatch, left):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for name in "abc":
+        records = [{"id": f"{name}{n}", "text": f"{PROSE} {name} {n}"} for n in range(4)]
+        write_jsonl(docs / f"{name}.jsonl", [*records, {"id": "a1", "text": PROSE}, {"id": 7}])
+    _, whole = extract(docs, tmp_path / "whole")
+    extract(docs, tmp_path / "cut")
+    for kind in ("documents", "rejects", "pages"):
+        (tmp_path / "cut" / kind / "00002.parquet").unlink()
+        if kind not in left:
+            (tmp_path / "cut" / kind / "00001.parquet").unlink()
+    read = []
+    monkeypatch.setattr(
+        "pipelines.extract.stage.extract_file",
+        lambda file, path, *more: read.append(path) or extract_file(file, path, *more),
+    )
+    _, again = extract(docs, tmp_path / "cut")
+    assert again == whole
+    assert read == (["c.jsonl"] if "documents" in left else ["b.jsonl", "c.jsonl"])
+    for entry in whole.files:
+        assert (tmp_path / "cut" / entry.path).read_bytes() == (tmp_path / "whole" / entry.path).read_bytes()
