@@ -27,6 +27,8 @@ from typing import Any, BinaryIO
 from schemas.errors import DataError
 
 READERS = {
+    "docx": "pipelines.extract.docx:read_docx",
+    "epub": "pipelines.extract.epub:read_epub",
     "html": "pipelines.extract.html:read_html",
     "pdf_open": "pipelines.extract.pdf_child:open_document",
     "pdf_page": "pipelines.extract.pdf_child:read_page",

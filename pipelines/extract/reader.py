@@ -36,7 +36,7 @@ from pipelines.extract.records import extract_json_lines, extract_parquet
 from pipelines.extract.source_code import code_flags
 from pipelines.extract.tars import is_tar, tar_members
 from pipelines.extract.warc import extract_warc
-from pipelines.extract.zips import zip_members
+from pipelines.extract.zips import first_names, zip_members
 from schemas.code import code_language
 from schemas.recipe import Columns, Extract
 
@@ -49,6 +49,16 @@ _COMPRESSED_SUFFIXES = frozenset({".gz", ".zst", ".zstd", ".bz2", ".xz"})
 _TAR_SUFFIXES = {".tgz": ".tar", ".tbz2": ".tar", ".txz": ".tar", ".tzst": ".tar"}
 _STREAMED = frozenset({"warc", "tar"})  # however much they unpack to, little of it is in memory
 _UNPACKED_RATIO = 100  # bytes that a byte of an archive may unpack to, all it holds together
+_BOOKS = frozenset({"docx", "epub"})
+_UNREAD = frozenset({"opendocument", "pptx", "xlsx"})
+_ZIP_NAMES = 2_000  # of the files in a zip, that tell what it is
+_ZIP_KINDS = (
+    (b"META-INF/container.xml", "epub"),
+    (b"word/document.xml", "docx"),
+    (b"xl/workbook.xml", "xlsx"),
+    (b"ppt/presentation.xml", "pptx"),
+    (b"META-INF/manifest.xml", "opendocument"),
+)
 _CONTAINERS = frozenset({"warc", "tar", "zip"})
 _DEPTH = 2  # archives, one inside the other
 _REJECTS = 10_000  # of one file that are told one by one
@@ -76,8 +86,8 @@ def _begins_with_json_object(head: bytes) -> bool:
 
 
 def sniff_kind(head: bytes, path: str) -> str:
-    """What a file is by its first bytes and its name: pdf, parquet, warc, tar, zip, html, jsonl, markdown, code, text
-    or binary."""
+    """What a file is by its first bytes and its name: pdf, parquet, warc, tar, zip (or what is kept in one), html,
+    jsonl, markdown, code, text or binary."""
     suffix = _suffix(path)
     if head.lstrip().startswith(b"%PDF-") or (suffix == ".pdf" and b"%PDF-" in head):
         return "pdf"
@@ -104,6 +114,8 @@ def sniff_kind(head: bytes, path: str) -> str:
 
 
 _DECLARED_KINDS = {
+    ".docx": "docx",
+    ".epub": "epub",
     ".pdf": "pdf",
     ".parquet": "parquet",
     ".txt": "text",
@@ -188,12 +200,20 @@ def _extract(
             if kind == "zip" and not file.seekable():
                 local = Path(as_local_path(file, local, options, stack))
                 file = stack.enter_context(local.open("rb"))
+            if kind == "zip":
+                kind = metadata["kind"] = _zip_kind(file)
+            if declared == kind:
+                metadata.pop("declared", None)
             if kind in _CONTAINERS:
                 if depth >= _DEPTH:
                     raise Rejected("nested_archive", f"an archive inside {_DEPTH} others is not read")
                 yield from _extract_container(kind, file, options, columns, depth, budget)
             elif kind == "pdf":
                 yield from extract_pdf(as_local_path(file, local, options, stack), options, metadata)
+            elif kind in _BOOKS:
+                yield _extract_book(as_local_path(file, local, options, stack), options, metadata)
+            elif kind in _UNREAD:
+                yield Reject("", "not_supported", f"documents of the kind {kind} are not read")
             elif kind == "parquet":
                 yield from extract_parquet(as_local_path(file, local, options, stack), options, columns)
             elif kind == "jsonl":
@@ -218,6 +238,16 @@ def _peek(file: Any) -> tuple[bytes, IO[bytes]]:
         return head, file
     buffered = io.BufferedReader(file, CHUNK_BYTES)
     return buffered.peek(_HEAD_BYTES)[:_HEAD_BYTES], buffered
+
+
+def _zip_kind(file: IO[bytes]) -> str:
+    """What a zip is by the names in it: epub, docx, another format that is kept in a zip, or just zip."""
+    names = first_names(file, _ZIP_NAMES)
+    file.seek(0)
+    for name, kind in _ZIP_KINDS:
+        if name in names:
+            return kind
+    return "zip"
 
 
 def _without_compression(path: str) -> str:
@@ -269,3 +299,17 @@ def _extract_html(data: bytes, options: Extract, metadata: dict[str, str]) -> Ex
     described = {"title": page["title"], "declared_language": page["language"], "charset": page["charset"]}
     metadata |= {name: clip(value) for name, value in described.items() if value}
     return make_document("", page["text"], options, metadata)
+
+
+def _extract_book(path: str, options: Extract, metadata: dict[str, str]) -> Extracted | Reject:
+    kind = metadata["kind"]
+    request = {"path": path, "max_characters": options.max_characters}
+    book = read_isolated(kind, request, b"", options.file_seconds)
+    if "error" in book:
+        error = f"broken_{kind}" if book["error"] in {"crashed", "broken_archive"} else book["error"]
+        return Reject("", error, clip(book["message"]))
+    described = {"title": book["title"], "author": book["author"], "declared_language": book["language"]}
+    metadata |= {name: clip(value) for name, value in described.items() if value}
+    return make_document(
+        "", book["text"], options, metadata, {"date": clip(book["date"], 40)} if book["date"] else None
+    )

@@ -71,24 +71,45 @@ def zip_members(file: IO[bytes], budget: Budget) -> Iterator[Member]:
         yield from _without_table(file, budget)
         return
     for entry in _entries(file):
-        if not entry.is_file:
-            continue
-        name, unpacked = entry.name, entry.unpacked
-        if problem := _problem(entry.flags, entry.method):
-            yield Member(name, unpacked, io.BytesIO(), *problem)
-            continue
-        file.seek(entry.begin)
-        local = file.read(_LOCAL.size)
-        if len(local) < _LOCAL.size or local[:4] != b"PK\x03\x04":
-            yield Member(name, unpacked, io.BytesIO(), "broken_archive", "the member is not where the table says")
-            continue
-        *_, name_bytes, extra_bytes = _LOCAL.unpack(local)
-        file.seek(name_bytes + extra_bytes, io.SEEK_CUR)
-        yield Member(name, unpacked, _open(file, entry.method, entry.packed, unpacked, entry.checksum, budget))
+        if entry.is_file:
+            yield _member(file, entry, budget)
+
+
+class NamedFiles:
+    """The files of a small archive by name, as in a book or an Office document.
+
+    Raises Rejected where the table of contents is damaged, missing or longer than `most`.
+    """
+
+    def __init__(self, file: IO[bytes], budget: Budget, most: int = 20_000) -> None:
+        self._file, self._budget = file, budget
+        self._entries: dict[str, _Entry] = {}
+        for entry in _entries(file):
+            if len(self._entries) >= most:
+                raise Rejected("too_large", f"more than {most} files inside")
+            self._entries.setdefault(entry.name.decode("utf-8", "backslashreplace"), entry)
+        if not self._entries:
+            raise Rejected("truncated", "the archive has no table of contents: its end is missing")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def read(self, name: str, limit: int) -> bytes:
+        """A file's bytes, b"" where there is none of that name. Rejected beyond `limit` bytes and for damage."""
+        entry = self._entries.get(name)
+        if entry is None:
+            return b""
+        member = _member(self._file, entry, self._budget)
+        if member.error:
+            raise Rejected(member.error, member.message)
+        data = member.data.read(limit + 1)
+        if len(data) > limit:
+            raise Rejected("too_large", f"a part of more than {limit} bytes")
+        return data
 
 
 def first_names(file: IO[bytes], count: int) -> set[bytes]:
-    """The first names of the table of contents; none where it cannot be read."""
+    """The first names of the table of contents; none where it is missing or damaged."""
     try:
         return {entry.name for entry in itertools.islice(_entries(file), count)}
     except Rejected:
@@ -117,6 +138,21 @@ def _entries(file: IO[bytes]) -> Iterator[_Entry]:
             raise Rejected("broken_archive", "members overlap, or are larger than the file")
         is_file = not name.endswith(b"/") and not (made >> 8 == _UNIX and mode >> 16 & _FORMAT == _SYMBOLIC_LINK)
         yield _Entry(name, flags, method, checksum, packed, unpacked, begin + shift, is_file)
+
+
+def _member(file: IO[bytes], entry: _Entry, budget: Budget) -> Member:
+    if problem := _problem(entry.flags, entry.method):
+        return Member(entry.name, entry.unpacked, io.BytesIO(), *problem)
+    file.seek(entry.begin)
+    local = file.read(_LOCAL.size)
+    if len(local) < _LOCAL.size or local[:4] != b"PK\x03\x04":
+        return Member(
+            entry.name, entry.unpacked, io.BytesIO(), "broken_archive", "the member is not where the table says"
+        )
+    *_, name_bytes, extra_bytes = _LOCAL.unpack(local)
+    file.seek(name_bytes + extra_bytes, io.SEEK_CUR)
+    data = _open(file, entry.method, entry.packed, entry.unpacked, entry.checksum, budget)
+    return Member(entry.name, entry.unpacked, data)
 
 
 def _open(file: IO[bytes], method: int, packed: int, unpacked: int, checksum: int, budget: Budget) -> IO[bytes]:
