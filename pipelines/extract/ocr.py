@@ -30,12 +30,13 @@ from shutil import which
 from typing import Protocol
 
 import numpy as np
+import regex
 import xxhash
 from PIL import Image, UnidentifiedImageError
 
 from annotators.language import identify
 from pipelines.extract.layout import lay_out
-from pipelines.extract.ocr_packs import DETECTED_SCRIPTS, SCRIPT_PACKS, debian_package, packs_of
+from pipelines.extract.ocr_packs import DETECTED_SCRIPTS, READS_LATIN, SCRIPT_PACKS, debian_package, packs_of
 from pipelines.extract.page import Block, Line, PageContent, Unreadable
 from pipelines.extract.wrapping import UNSPACED
 from schemas.languages import LANGUAGES
@@ -238,7 +239,8 @@ _LEAST_WORD = 0.3  # confidence of the words of a line; less is a smudge, a pict
 _WIDE_LETTER = 2.0  # heights of a line: no letter is wider, but dots that lead to a page number are read as such
 _LOW_LETTER = 0.3  # of the height of a line: dots and rules
 _CELL_GAP = 2.0  # heights of a line
-_TIGHT = 0.5  # heights of a line: letters of scripts without spaces stand closer than that
+_TIGHT, _TIGHT_CJK = 0.3, 1.0  # heights of a line: letters of scripts without spaces stand closer than that
+_CJK = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\u3000-\u303f\u30fb\u30fc\uff00-\uffef]")
 _ASCENDERS = re.compile(r"[^acegm-suvwxyz.,;:_·…\-\u0430-\u044f]")
 _DESCENDERS = re.compile(r"[gjpqy,;()\[\]{}/|@$QµçşţįęąýÿСруфцщд]")
 
@@ -304,7 +306,9 @@ def _joined(words: list[Word], height: float) -> str:
     text = words[0].text
     for before, word in pairwise(words):
         gap = max(word.left - before.right, before.left - word.right, word.top - before.bottom)
-        tight = UNSPACED.match(text[-1]) and UNSPACED.match(word.text[0]) and gap < _TIGHT * height
+        last, first = text[-1], word.text[0]
+        most = _TIGHT_CJK if _CJK.match(last) and _CJK.match(first) else _TIGHT
+        tight = gap < most * height and UNSPACED.match(last) and UNSPACED.match(first)
         text += word.text if tight else f" {word.text}"
     return text
 
@@ -352,7 +356,6 @@ _FEW_LETTERS = 40  # too few to tell the language
 _SMALL_TEXT = 22  # pixels of the font's size; smaller letters are rendered larger and read again
 _OTHER_SCRIPTS = ("Latn", "Cyrl", "Hans", "Jpan", "Hang", "Arab", "Deva", "Grek", "Hebr", "Thai")
 _LATIN_BESIDE = "eng"  # the packs of most scripts read Latin letters badly, which stand in texts of every script
-_READ_LATIN = {"Japanese", "HanS", "HanT"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,12 +366,19 @@ class _Reading:
     confidence: float
     packs: tuple[str, ...]
     rotation: int = 0
-    scale: float = 1.0
-    picture: tuple[int, int] = (0, 0)
+    picture: tuple[int, int] = (0, 0)  # its width and height in pixels
 
     @property
-    def text(self) -> str:
-        return "\n".join(_joined(words, _usual_height(words)) for words in self.lines)
+    def sideways(self) -> bool:
+        """Whether most lines run down or up the page: turned text, or vertical writing."""
+        tall = letters = 0
+        for words in self.lines:
+            length = sum(len(word.text) for word in words)
+            width = max(word.right for word in words) - min(word.left for word in words)
+            height = max(word.bottom for word in words) - min(word.top for word in words)
+            letters += length
+            tall += length * (length > 2 and height > 2 * width)
+        return 2 * tall > letters
 
 
 def parse_tsv(table: str) -> list[list[Word]]:
@@ -387,8 +397,9 @@ def parse_tsv(table: str) -> list[list[Word]]:
     return lines
 
 
-def _language(text: str) -> str | None:
-    """The language of a text, if it is sure."""
+def _language(reading: _Reading) -> str | None:
+    """The language of what was read with some confidence, if there is enough of it to be sure."""
+    text = " ".join(word.text for line in reading.lines for word in line if word.confidence >= _FAIR)
     if sum(map(str.isalpha, text)) < _FEW_LETTERS:
         return None
     answer = identify([text])
@@ -456,32 +467,38 @@ class Tesseract:
         return Recognised(lay_out(content), round(best.confidence, 4), best.packs, best.rotation, width, height, reason)
 
     def _read_upright(self, picture: Image.Image, dpi: int, known: tuple[str, ...], clock: _Clock) -> _Reading:
-        readings = []
+        """The best reading of the page, turned and with the packs it needs."""
         if first := self.languages or known:
             reading = self._recognise(picture, dpi, first, clock)
-            if reading.confidence >= _GOOD and (self.languages or self._fits(reading)):
+            if reading.confidence >= _GOOD and not reading.sideways and (self.languages or self._fits(reading)):
                 return reading
-            readings.append(reading)
-        elif (probe := self._probe(picture, dpi, "Latn", clock)) and probe.confidence >= _GOOD:
-            reading = self._recognise(picture, dpi, self._packs_for(probe, "Latn"), clock)
-            if self._fits(reading):
+        else:
+            reading = self._recognise(_busiest_strip(picture), dpi, self._script_packs("Latn"), clock)
+        if reading.confidence >= _FAIR and not reading.sideways and not self.languages and _language(reading):
+            reading = self._in_its_language(picture, dpi, reading, clock)
+            if reading.confidence >= _FAIR:
                 return reading
-            readings.append(reading)
         rotation, scripts = self._detect(picture, dpi, clock)
+        readings = [reading] if reading.picture == picture.size else []
         for turn in [rotation] if rotation is not None else (0, 180, 90, 270):
             turned = _turned(picture, turn)
-            packs = self.languages or self._choose(turned, dpi, scripts, clock)
-            if not any(reading.packs == packs and reading.rotation == turn for reading in readings):
-                readings.append(replace(self._recognise(turned, dpi, packs, clock), rotation=turn))
-            if readings[-1].confidence >= _GOOD:
+            if self.languages:
+                reading = self._recognise(turned, dpi, self.languages, clock)
+            else:
+                reading = self._in_its_language(turned, dpi, self._read_strip(turned, dpi, scripts, clock), clock)
+            readings.append(replace(reading, rotation=turn))
+            if reading.confidence >= _GOOD:
                 break
-        best = max(readings, key=lambda reading: reading.confidence)
-        if not self.languages and not self._fits(best):
-            packs = self._packs_for(best, "Latn")
-            again = self._recognise(_turned(picture, best.rotation), dpi, packs, clock)
-            if again.confidence >= best.confidence - 0.05:
-                best = replace(again, rotation=best.rotation)
-        return best
+        return max(readings, key=lambda reading: reading.confidence)
+
+    def _in_its_language(self, picture: Image.Image, dpi: int, reading: _Reading, clock: _Clock) -> _Reading:
+        """The page read with the packs for the language of `reading`, of a part of it or with other packs."""
+        for _ in range(2):
+            packs = self._packs_for(reading)
+            if reading.picture == picture.size and reading.packs == packs:
+                break
+            reading = self._recognise(picture, dpi, packs, clock)
+        return reading
 
     def _recognise(self, picture: Image.Image, dpi: int, packs: tuple[str, ...], clock: _Clock) -> _Reading:
         names = "+".join(self.installed[pack] for pack in packs)
@@ -510,52 +527,43 @@ class Tesseract:
         scripts = (*likely, *(other for other in _OTHER_SCRIPTS if other not in likely))
         return (rotation if sure and rotation in (0, 90, 180, 270) else None), scripts
 
-    def _choose(self, picture: Image.Image, dpi: int, scripts: tuple[str, ...], clock: _Clock) -> tuple[str, ...]:
-        """The packs for a page that is upright, by reading a strip in one script after the other."""
-        best: tuple[_Reading, str] | None = None
+    def _read_strip(self, picture: Image.Image, dpi: int, scripts: tuple[str, ...], clock: _Clock) -> _Reading:
+        """A strip of a page that is upright, read in one script after the other until one is the right one."""
+        strip = _busiest_strip(picture)
+        readings = []
         for script in scripts:
-            probe = self._probe(picture, dpi, script, clock)
-            if probe and (best is None or probe.confidence > best[0].confidence):
-                best = probe, script
-                if probe.confidence >= _FAIR and _language(probe.text):
+            if packs := self._script_packs(script):
+                readings.append(self._recognise(strip, dpi, packs[:1], clock))
+                if readings[-1].confidence >= _FAIR and _language(readings[-1]):
                     break
-        if best is None:
-            packages = " ".join(debian_package(SCRIPT_PACKS[script]) for script in scripts[:1])
-            raise Unreadable("needs_ocr", f"no language pack of tesseract for script {scripts[0]}: install {packages}")
-        return self._packs_for(*best)
-
-    def _probe(self, picture: Image.Image, dpi: int, script: str, clock: _Clock) -> _Reading | None:
-        """A strip of the page read in one script; None without a pack for it."""
-        packs = self._script_packs(script)
-        return self._recognise(_busiest_strip(picture), dpi, packs[:1], clock) if packs else None
+        if not readings:
+            packages = debian_package(SCRIPT_PACKS[scripts[0]])
+            raise Unreadable("needs_ocr", f"tesseract has no language pack for script {scripts[0]}: install {packages}")
+        return max(readings, key=lambda reading: reading.confidence)
 
     def _script_packs(self, script: str) -> tuple[str, ...]:
-        """The packs to read a script with while its language is not known."""
+        """The packs to read a script with while its language is not known; the last resort is any of its languages."""
         of_languages = (pack for label in LANGUAGES if LANGUAGES[label].script == script for pack in packs_of(label))
-        return self._with_latin([SCRIPT_PACKS[script], *of_languages], script != "Latn")
+        return self._beside_latin([SCRIPT_PACKS[script], *of_languages])
 
-    def _packs_for(self, reading: _Reading, script: str) -> tuple[str, ...]:
-        """The packs for the language of what was read, or else for the script in which it was."""
-        label = _language(reading.text)
+    def _packs_for(self, reading: _Reading) -> tuple[str, ...]:
+        """The packs for the language of what was read; without any those that read it."""
+        label = _language(reading)
         if label is None:
-            return self._script_packs(script)
-        other_letters = LANGUAGES[label].script != "Latn" or label == "vie_Latn"
-        return self._with_latin(packs_of(label), other_letters) or self._script_packs(script)
+            return self._beside_latin(reading.packs[:1])
+        return self._beside_latin(packs_of(label)) or reading.packs
 
-    def _with_latin(self, packs: Iterable[str], other_letters: bool) -> tuple[str, ...]:
-        """The first of the packs that is installed, and the one that reads Latin letters beside it."""
+    def _beside_latin(self, packs: Iterable[str]) -> tuple[str, ...]:
+        """The first of the packs that is installed, and the one for Latin letters where it reads them badly."""
         pack = next((pack for pack in packs if pack in self.installed), None)
         if pack is None:
             return ()
-        beside = other_letters and pack not in _READ_LATIN and _LATIN_BESIDE in self.installed
+        beside = pack not in READS_LATIN and _LATIN_BESIDE in self.installed
         return (pack, _LATIN_BESIDE) if beside else (pack,)
 
     def _fits(self, reading: _Reading) -> bool:
         """Whether the packs are those of the language of what they read."""
-        label = _language(reading.text)
-        if label is None:
-            return True
-        return not reading.packs or reading.packs == self._packs_for(reading, LANGUAGES[label].script)
+        return self._packs_for(reading) == reading.packs
 
 
 def _text_size(reading: _Reading) -> float:

@@ -73,7 +73,12 @@ def _own_packs() -> dict[str, str]:
 OWN_PACKS: dict[str, str] = _own_packs()
 """Language label -> its pack; the labels that are missing here are read with the pack of their script."""
 
-_BETTER_BY_SCRIPT = {"Hans", "Hant", "Jpan"}  # also reads Latin letters: .91-.96 beside .88-.92 in 5-gram F1
+_BETTER_BY_SCRIPT = {"Hans", "Hant", "Jpan"}  # 5-gram F1 .91-.96 beside .88-.92 of the language's pack
+READS_LATIN = {
+    "Latin", "Japanese", "HanS", "HanT",
+    *(pack for label, pack in OWN_PACKS.items() if label.endswith("_Latn") and pack != "vie"),
+}  # fmt: skip
+"""Packs that read English words well enough without the pack for English beside them."""
 
 
 def packs_of(label: str) -> tuple[str, ...]:
