@@ -19,6 +19,7 @@ from annotators.served_model import ServedModel
 from pipelines.extract.assemble import assemble
 from pipelines.extract.found import Extracted, Found, PageFact, Reject, Repair, clean_text, clip, make_document
 from pipelines.extract.isolate import Isolated
+from pipelines.extract.judge import judge_document
 from pipelines.extract.ocr import LEAST_CONFIDENCE, Missing, find_engine
 from pipelines.extract.page import WRAPPED_HYPHEN, Page, Unreadable
 from pipelines.extract.refine import refine_text
@@ -247,6 +248,8 @@ def make_documents(pages: list[Page], info: PdfInfo, options: Extract, metadata:
         yield Reject("", error, clip(f"none of {info.page_count} pages has readable text: {reason}"))
         return
     metadata = {**metadata, "page_count": str(info.page_count), **_how_read(good, characters)}
+    if warning := judge_document(text, info.page_count):
+        metadata["warning"] = warning
     if info.title:
         metadata["title"] = clip(info.title)
     if not parts:

@@ -183,7 +183,8 @@ def test_control_characters_of_a_block_do_not_move_the_spans():
     assert [document.text[begin:end].strip() for _, begin, end in document.pages] == [
         f"Page {name}." for name in NUMBERS
     ]
-    assert document.metadata == {"page_count": "10", "routes": "ocr 10", "confidence": "0.50", "title": "A title"}
+    told = {"page_count": "10", "routes": "ocr 10", "confidence": "0.50", "title": "A title"}
+    assert document.metadata == {**told, "warning": "almost no text"}
 
 
 def test_a_page_survives_the_pipe():
@@ -242,3 +243,11 @@ def test_every_shared_file_ends_as_documents_or_rejects(shared_data, backend):
                 ends.append(end)
         assert all(reject.error != "extractor_error" and len(reject.message) <= 300 for reject in rejects)
     assert time.monotonic() - started < 300
+
+
+@pytest.mark.shared_data
+def test_a_broken_build_is_flagged(shared_data):
+    (document,) = parts(read(shared_data / "pdf" / "debian" / "debian-faq.ja.pdf"), Extracted)
+    assert document.metadata["warning"] == "almost no text"
+    (document,) = parts(read(shared_data / "pdf" / "debian" / "project-history.ja.pdf"), Extracted)
+    assert "warning" not in document.metadata
