@@ -176,6 +176,8 @@ def _zstd_dictionary(data: bytes) -> Any:
                 data = reader.read(_DICTIONARY + 1)
         except zstandard.ZstdError as error:
             raise Rejected("broken_compression", f"the zstd dictionary is damaged: {error}") from None
+        if not data:
+            raise Rejected("broken_compression", "the zstd dictionary ends early")
         if len(data) > _DICTIONARY:
             raise Rejected("too_large", f"a zstd dictionary of more than {_DICTIONARY} bytes")
     return zstandard.ZstdCompressionDict(data)
