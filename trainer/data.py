@@ -49,11 +49,16 @@ class Batch:
         """False at padding."""
         import torch
 
-        return torch.from_numpy(self.segments_N2[:, 0] >= 0).to(self.document_BT.device)[self.document_BT.long()]
+        real_N = torch.from_numpy(self.segments_N2[:, 0] >= 0).to(self.document_BT.device, non_blocking=True)
+        return real_N[self.document_BT.long()]
 
     def part(self, begin: int, end: int) -> Batch:
         """Some of the sequences."""
         return self._map(lambda tensor: tensor[begin:end])
+
+    def pinned(self) -> Batch:
+        """In memory that a GPU reads without making the CPU wait."""
+        return self._map(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device) -> Batch:
         return self if device.type == "cpu" else self._map(lambda tensor: tensor.to(device, non_blocking=True))

@@ -81,10 +81,11 @@ def bits_per_byte(nll: float, size: float) -> float | None:
 
 def group_sums(batch: Batch, values: Sequence[torch.Tensor], groups: int) -> torch.Tensor:
     """Sums per group of (B, T) values over the valid labels, and their number: (len(values) + 1, G) float64."""
-    valid = batch.labels_BT >= 0
-    group_N = batch.group_BT[valid]
-    rows = torch.stack([*(value[valid].double() for value in values), torch.ones_like(group_N, dtype=torch.float64)])
-    return torch.zeros(len(rows), groups, dtype=torch.float64, device=rows.device).index_add_(1, group_N, rows)
+    # What does not count goes to a group that is dropped: picking out the rest would make the CPU wait for a GPU.
+    group_N = torch.where(batch.labels_BT >= 0, batch.group_BT, groups).flatten()
+    rows = torch.stack([*(value.flatten().double() for value in values), torch.ones_like(group_N, dtype=torch.float64)])
+    sums = torch.zeros(len(rows), groups + 1, dtype=torch.float64, device=rows.device).index_add_(1, group_N, rows)
+    return sums[:, :groups]
 
 
 def sample(sequences: Sequences, tokens: int) -> np.ndarray:

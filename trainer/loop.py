@@ -253,7 +253,10 @@ class _Run:
         if self.step == span.begin:
             self.history = guard.History(skipped=self.history.skipped)  # other data, so other losses
         feed = self.data.feeds[span.stage.name]
-        batches = prefetch(feed.batch, self.step - span.begin, span.steps)
+        pin = self.ranks.device.type == "cuda"
+        batches = prefetch(
+            lambda step: feed.batch(step).pinned() if pin else feed.batch(step), self.step - span.begin, span.steps
+        )
         with contextlib.closing(batches):
             began = time.perf_counter()
             for batch in batches:
@@ -287,7 +290,7 @@ class _Run:
     def _update(self, batch: Batch, span: Span, rate: float, terminated: threading.Event) -> StepResult:
         """One optimizer step on this rank's part of a global batch."""
         device, groups, settings = self.ranks.device, len(self.data.groups), self.pretrain.optimizer
-        totals = torch.stack(((batch.labels_BT >= 0).sum(), batch.real_BT.sum())).to(device)
+        totals = torch.stack(((batch.labels_BT >= 0).sum(), batch.real_BT.sum()))  # on the CPU: nothing waits for a GPU
         self.ranks.sum([totals])
         labels, tokens = totals
         if not labels:
@@ -316,7 +319,7 @@ class _Run:
             if part is not None:
                 (loss if load_balance is None else loss + load_balance.loss(routings)).backward()
 
-        stop = torch.tensor([float(terminated.is_set())], device=device, dtype=torch.float64)
+        stop = torch.tensor([float(terminated.is_set())], dtype=torch.float64).to(device, non_blocking=True)
         self.ranks.sum([sums, stop])
         parameters = list(self.model.parameters())
         for parameter in parameters:

@@ -162,15 +162,14 @@ def _loss(config: ModelConfig, tokens: int, *, bf16: bool) -> int:
     """Bytes that the loss holds at most: forward, as backward only scales what forward left.
 
     In float32: the logits of a chunk, which become their gradient; what the head reads, and its gradient; the
-    gradients of the head and of all hidden states. In bf16 also the logits before and after they are float32, the head
-    as it is cast, and either a product that is added to its gradient or, when there is a next chunk, its logits while
-    the last ones are still there. And some numbers a token.
+    gradients of the head and of all hidden states. In bf16 the head as it is cast, and either the logits before, while
+    and after they are float32 (or on a GPU, where they never are, those of two chunks before and after) or, with a
+    chunk's logits and their gradient, a product that is added to the head's. And some numbers a token.
     """
     chunk = min(LOSS_CHUNK, tokens)
-    following = min(chunk, tokens - chunk)
     vocabulary, head, hidden = config.vocabulary_size, config.vocabulary_size * config.hidden_size, config.hidden_size
     if bf16:
-        forward = max(8 * chunk * vocabulary + 8 * head, (8 * chunk + 4 * following) * vocabulary + 6 * head)
+        forward = max(8 * chunk * vocabulary + 6 * head, 4 * chunk * vocabulary + 8 * head)
     else:
         forward = 4 * chunk * vocabulary + 4 * head
     return forward + (4 if bf16 else 8) * chunk * hidden + 4 * tokens * hidden + 40 * chunk + 8 * tokens
