@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.extract import letters
-from pipelines.extract.letters import BROKEN, LETTER, MARK, SPACE, SYMBOL
+from pipelines.extract.letters import BROKEN, RARE, SPACE, SPACED, SYMBOL
 from pipelines.extract.page import Box, Line, PageContent, Route
 
 _OUTLINES = 20  # vector shapes on a page without text from which on it may hold text drawn as outlines
@@ -30,6 +30,7 @@ _SIGNS = np.frombuffer('"#$%&@\\`~{}'.encode("utf-32-le"), np.uint32)  # rare si
 _SIGN = 0.01  # of the characters: a sign that is not rare
 _MANY_SIGNS = 4
 _FEW_WORDS = 0.1  # of the characters, judged by their neighbours
+_RARE = 0.5  # of the letters
 _ENOUGH_CHARACTERS = 60
 _MIXED = 0.1  # of the pairs of neighbouring letters by two scripts
 _ENOUGH_PAIRS = 30
@@ -38,7 +39,7 @@ _ENOUGH = 25  # judged places below which letters say nothing
 _FONT_ENOUGH = 80  # the same for one font among several
 _FONT_SHARE = 0.3  # of the judged places in wrong fonts that makes a page wrong
 _UNSURE = 12.0  # nats: short texts may look this much worse
-_WORST = -0.2  # nats a place: what long texts may look like
+_WORST = -0.3  # nats a place: what long texts may look like
 _FONT_MARGIN = 0.15  # nats a place: several fonts are several chances of a false alarm
 _LITTLE = 100  # letters and digits of a document
 _NOTICE = 500  # the same, for one that may be a notice
@@ -51,7 +52,7 @@ _NOTICE_WORDS = re.compile(
     re.IGNORECASE,
 )
 
-_SPACED_SCRIPTS = LETTER + 1 + letters.SCRIPTS.index("Han")
+_WITH_ALL = RARE + 1 + letters.SCRIPTS.index("Bopomofo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +123,13 @@ def _judge_text(lines: list[Line], text: str) -> tuple[str, float]:
         if numbers >= _BROKEN * len(text):
             return "glyph numbers in place of letters", 1.0
     points, kinds = letters.encode(text, model.classes)
-    count = np.bincount(kinds, minlength=MARK)
+    count = np.bincount(kinds, minlength=RARE + 1)
     visible = len(kinds) - int(count[SPACE])
     if count[BROKEN] >= _BROKEN * visible:
         return "characters without a Unicode value", 1.0
-    if np.count_nonzero(count[LETTER + 1 :]) > 1 and _mixed_scripts(kinds):
+    if count[RARE] >= _ENOUGH_CHARACTERS and count[RARE] > _RARE * count[RARE:].sum():
+        return "letters that hardly any language uses", 0.9
+    if np.count_nonzero(count[RARE + 1 :]) > 1 and _mixed_scripts(kinds):
         return "words of letters from several scripts", 0.9
     places, values = letters.evidence(points, kinds, model)
     if visible >= _ENOUGH_CHARACTERS and len(places) < _FEW_WORDS * visible and count[SYMBOL] > _SIGN * visible:
@@ -139,7 +142,7 @@ def _judge_text(lines: list[Line], text: str) -> tuple[str, float]:
 def _mixed_scripts(kinds: npt.NDArray[np.uint8]) -> bool:
     """Whether many neighbouring letters are of two scripts; Chinese, Japanese and Korean go with all others."""
     before, after = kinds[:-1], kinds[1:]
-    pairs = (before > LETTER) & (after > LETTER)
+    pairs = (before > RARE) & (after > RARE)
     count = int(np.count_nonzero(pairs))
     if count < _ENOUGH_PAIRS:
         return False
@@ -148,7 +151,7 @@ def _mixed_scripts(kinds: npt.NDArray[np.uint8]) -> bool:
 
 
 def _goes_with_all(kinds: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    return (kinds >= _SPACED_SCRIPTS) & (kinds <= LETTER + 1 + letters.SCRIPTS.index("Bopomofo"))
+    return (kinds >= SPACED) & (kinds <= _WITH_ALL)
 
 
 def _judge_letters(lines: list[Line], places: npt.NDArray[np.intp], values: npt.NDArray[np.int8]) -> tuple[str, float]:

@@ -15,17 +15,18 @@ import numpy.typing as npt
 
 MODEL = Path(__file__).parent / "models" / "letters.npz"
 
-# Classes of characters. The numbers from LETTER on are letters: of no script of their own, then of SCRIPTS in order.
-OTHER, SPACE, DIGIT, SYMBOL, BROKEN, MARK, LETTER = range(7)
+# Classes of characters. The numbers from RARE on are letters: those that hardly any of the known languages uses though
+# their script is judged, then those of SCRIPTS in order. Letters of further scripts are OTHER.
+OTHER, SPACE, DIGIT, SYMBOL, BROKEN, MARK, RARE = range(7)
 SCRIPTS = (
     *("Latin", "Greek", "Cyrillic", "Armenian", "Hebrew", "Arabic", "Devanagari", "Bengali", "Gurmukhi", "Gujarati"),
     *("Oriya", "Tamil", "Telugu", "Kannada", "Malayalam", "Sinhala", "Thai", "Lao", "Myanmar", "Georgian", "Khmer"),
     *("Han", "Hiragana", "Katakana", "Hangul"),  # judged by pairs
     *("Bopomofo", "Ethiopic", "Tibetan", "Syriac", "Thaana", "Cherokee", "Mongolian", "Yi", "Coptic"),  # not judged
 )
-_SPACED = LETTER + 1 + SCRIPTS.index("Han")  # classes from LETTER + 1 to here: letters of alphabets
-_WIDE = LETTER + 1 + SCRIPTS.index("Bopomofo")  # from _SPACED to here: writings of many characters
-LATIN = LETTER + 1 + SCRIPTS.index("Latin")
+SPACED = RARE + 1 + SCRIPTS.index("Han")  # classes from RARE + 1 to here: letters of alphabets
+WIDE = RARE + 1 + SCRIPTS.index("Bopomofo")  # from SPACED to here: writings of many characters
+LATIN = RARE + 1 + SCRIPTS.index("Latin")
 
 ASTRAL = 0xFFFF + 1  # stands for every code point beyond the first plane
 TRIPLES, PAIRS = 18, 16  # bits of the tables
@@ -61,16 +62,17 @@ def triples(
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.uint32]]:
     """Places of an alphabet's letters in words, and the slots of each with its neighbours in the table.
 
-    Words of one or two letters say little and fill formulas; letters beside digits make part numbers, and letters in
-    the order of their code points are lists of the alphabet.
+    Words of one or two letters say little and fill formulas; letters beside digits make part numbers, letters in the
+    order of their code points are lists of the alphabet, and rare letters belong to languages that the model never saw.
     """
     if len(points) < 3:
         return np.zeros(0, np.intp), np.zeros(0, np.uint32)
     letter = kinds >= MARK
-    judged = letter & (kinds < _SPACED) & (kinds != LETTER)
+    judged = letter & (kinds < SPACED)
     inside = letter[:-2] & letter[1:-1] & letter[2:]
     judged[1:-1] &= _beside(inside) | inside
-    judged &= ~_beside(kinds == DIGIT)
+    rare = kinds == RARE
+    judged &= ~(_beside((kinds == DIGIT) | rare) | rare)
     judged &= _in_short_runs(kinds)
     places = np.flatnonzero(judged[1:-1])
     before, here, after = points[places], points[places + 1], points[places + 2]
@@ -100,7 +102,7 @@ def pairs(
     points: npt.NDArray[np.uint32], kinds: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.uint32]]:
     """Places of the first of two characters of writings of many characters, and their slots in the table."""
-    wide = (kinds >= _SPACED) & (kinds < _WIDE)
+    wide = (kinds >= SPACED) & (kinds < WIDE)
     places = np.flatnonzero(wide[:-1] & wide[1:])
     slots = ((points[places] * _A ^ points[places + 1]) * _B) >> np.uint32(32 - PAIRS)
     return places, slots
@@ -112,7 +114,7 @@ def evidence(
     """Places in the text and, for each, how much more it looks like writing than like a wrong map, in STEP nats."""
     places, slots = triples(points, kinds)
     values = model.triples[slots]
-    if kinds.max(initial=0) >= _SPACED:
+    if kinds.max(initial=0) >= SPACED:
         wide, slots = pairs(points, kinds)
         places = np.concatenate((places, wide))
         values = np.concatenate((values, model.pairs[slots]))

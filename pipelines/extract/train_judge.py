@@ -10,7 +10,7 @@ One thread and a fixed seed: the same data gives the same model.
 import argparse
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 import regex
 
 from pipelines.extract import letters
-from pipelines.extract.letters import BROKEN, DIGIT, LETTER, MARK, OTHER, SCRIPTS, SPACE, STEP, SYMBOL, Letters
+from pipelines.extract.letters import BROKEN, DIGIT, MARK, OTHER, RARE, SCRIPTS, SPACE, STEP, SYMBOL, Letters
 
 _LINES = 1500  # of a label; where it is the only one of its script, _MORE_LINES
 _MORE_LINES = 8000
+_RARE = 20  # occurrences of a letter in all lines: fewer say nothing of its neighbours
 _PAGE = 25  # lines that share a font
 _LIMIT = 7  # largest value in a table, in units of STEP
 _HELD_OUT_CODE = 4  # every fourth file of source code
@@ -48,8 +49,21 @@ def classes() -> np.ndarray:
             table[point] = SYMBOL
         else:
             script = next((at for at, pattern in enumerate(patterns) if pattern.match(character)), None)
-            table[point] = (MARK if category[0] in "MC" else LETTER) if script is None else LETTER + 1 + script
+            if script is not None:
+                table[point] = RARE + 1 + script
+            elif category[0] in "MC":
+                table[point] = MARK
     return table
+
+
+def mark_rare(table: np.ndarray, pages: Iterable[Lines]) -> None:
+    """Make letters of judged scripts RARE that the pages hardly have."""
+    counts = np.zeros(len(table), np.int64)
+    for page in pages:
+        points, _ = letters.encode(" ".join(page), table)
+        counts += np.bincount(np.minimum(points, letters.ASTRAL), minlength=len(table))
+    judged = (table > RARE) & (table < letters.SPACED)
+    table[judged & (counts < _RARE)] = RARE
 
 
 def _drawn(lines: Lines) -> Lines:
@@ -203,6 +217,7 @@ def train(data: Path, without: frozenset[str] = frozenset()) -> Letters:
             script = label[-4:]
             count = _LINES if script in _SHARED_SCRIPTS else _MORE_LINES
             pages += [(lines[at : at + _PAGE], script) for at in range(0, min(count, len(lines)), _PAGE)]
+    mark_rare(table, (page for page, _ in pages))
     for page, script in pages:
         real.add(page, table)
         for _ in range(2):
