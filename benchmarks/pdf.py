@@ -117,6 +117,7 @@ def source_words(text: str) -> list[str]:
         " ",
         body,
     )
+    body = re.sub(r"\\textsu(?:per|b)script|\^", "", body).replace("{", "").replace("}", "")
     return words(re.sub(r"\\[a-zA-Z]+\*?(?:\[[^\]]*\])?|[{}$&~\\]", " ", body))
 
 
@@ -273,7 +274,7 @@ class _Watched:
 
     def rulings(self, number: int) -> list[Box]:
         self.asked = True
-        return self.document.rulings(number)  # type: ignore[attr-defined, no-any-return]
+        return self.document.rulings(number)  # type: ignore[attr-defined]
 
 
 def speed(backend: str, paths: list[Path], step: int) -> None:

@@ -80,6 +80,8 @@ def without_furniture(pages: Sequence[Page]) -> list[list[Block]]:
                 block = Block(block.kind, "  ".join(left), block.box, block.size, block.level)
             kept.append(block)
         result.append(kept)
+    if not any(result):  # pages of a line or two
+        return [list(page.blocks) for page in pages]
     return result
 
 

@@ -17,7 +17,8 @@ from pipelines.extract.reading_order import jumps_back, reading_order
 from pipelines.extract.tables import Table
 from pipelines.extract.wrapping import UNSPACED, continues, join_pair
 
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff0-\uffff]")
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
+_UNSEEN = re.compile("[\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff0-\ufffb\ufffe\uffff]")
 _PRIVATE = re.compile("[\ue000-\uf8ff]")
 _RTL = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 _LATIN = re.compile(r"[A-Za-z]")
@@ -53,6 +54,7 @@ _COLUMN_LETTERS = 15  # of a row in a column of text at least
 _FOOTNOTES = 6  # blocks in smaller letters at most between a paragraph and its rest in the next column
 _RAGGED = 0.35  # of its width by which lines of one column may differ
 _EDGE_ROWS = 2  # of a header or footer at most
+_MOST_APART = 100  # rows beside others up to which a page is looked through for a gutter
 _GUTTER_ROWS = 5  # rows drawn across both columns from which on a page is taken for columns
 
 
@@ -165,7 +167,7 @@ def _aside_blocks(lines: list[Line]) -> list[Block]:
 
 def _clean(text: str) -> str:
     if not text.isprintable():
-        text = _CONTROLS.sub("", text)
+        text = _UNSEEN.sub("", _CONTROLS.sub(" ", text))
     return " ".join(text.split())
 
 
@@ -187,7 +189,7 @@ def _rows(lines: list[Line], places: dict[int, Table | None]) -> tuple[list[_Row
             continue
         text, mono, size = line.text, line.mono, line.size
         if not text.isprintable():
-            text = _CONTROLS.sub("", text)
+            text = _UNSEEN.sub("", _CONTROLS.sub(" ", text))
         left, top, right, bottom = line.box
         rtl = not text.isascii() and _reads_leftwards(text)
         if text[-1:] == " ":
@@ -227,7 +229,7 @@ def _rows(lines: list[Line], places: dict[int, Table | None]) -> tuple[list[_Row
         return rows, False
     if _across_columns(rows, apart):
         return rows, True
-    return _with_cells(rows, apart), False
+    return _with_cells(rows, _without_gutter(rows, apart)), False
 
 
 def _extend(row: _Row, text: str, box: Box, line: Line, rtl: bool, gap: float, spaced: bool) -> None:
@@ -264,6 +266,21 @@ def _across_columns(rows: list[_Row], apart: list[int]) -> bool:
     ends = sorted(min(a.right, b.right) for a, b in long)
     begins = sorted(max(a.left, b.left) for a, b in long)
     return ends[9 * len(ends) // 10] < begins[len(begins) // 10]
+
+
+def _without_gutter(rows: list[_Row], apart: list[int]) -> list[int]:
+    """The rows in `apart` that do not stand across the gap between two columns of text."""
+    long = [row for row in rows if len(row.text) >= _COLUMN_LETTERS]
+    if len(long) < 2 * _GUTTER_ROWS or len(apart) > _MOST_APART:
+        return apart
+    cells = []
+    for index in apart:
+        left, right = rows[index - 1].right, rows[index].left
+        before = sum(row.right <= right for row in long)
+        after = sum(row.left >= left for row in long)
+        if min(before, after) < _GUTTER_ROWS or 10 * (before + after) < 9 * len(long):
+            cells.append(index)
+    return cells
 
 
 def _with_cells(rows: list[_Row], apart: list[int]) -> list[_Row]:
@@ -320,7 +337,8 @@ def _ordered(rows: list[_Row], columns: bool, width: float, height: float, rtl: 
     head, body, foot = _edges(runs, height)
     if columns or (len(body) > 1 and jumps_back([_box(run) for run in body], rtl)):
         body = _runs([row for run in body for row in run], strict=True)
-        body = [body[index] for index in reading_order([_box(run) for run in body], rtl)]
+        order = reading_order([_box(run) for run in body], rtl)
+        body = _runs([row for index in order for row in body[index]], strict=False)
     yield from head
     yield from body
     yield from foot
@@ -515,15 +533,15 @@ class _Measures:
         if len(group) > 2:
             left, right = min(row.left for row in group), max(row.right for row in group)
         wanted = [_break_was_wanted(before, row, left, right) for before, row in pairwise(group)]
-        verse = len(wanted) > 2 and 5 * sum(wanted) > 2 * len(wanted)  # most lines end where they want to
-        if verse and not any(_starts_item(row.text) for row in group):
+        if len(wanted) > 2 and 5 * sum(wanted) > 2 * len(wanted) and not any(_starts_item(row.text) for row in group):
+            # Most lines end where they want to: verse, an address.
             text = "\n".join(row.text for row in group)
             yield Block("paragraph", _PRIVATE.sub("", text), _box(group), group[0].size)
             return
         piece = [group[0]]
         for index, (before, row) in enumerate(pairwise(group)):
             following = group[index + 2] if index + 2 < len(group) else None
-            if verse or wanted[index] or _begins(piece, before, row, following):
+            if wanted[index] or _begins(piece, before, row, following):
                 yield self._block(piece)
                 piece = [row]
             else:

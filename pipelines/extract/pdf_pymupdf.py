@@ -32,6 +32,7 @@ _SCALE = 10  # MuPDF writes whole numbers: of tenths of a point
 _VECTOR = re.compile(rb'\{"type":"vector"[^{}]*\}')
 _ARABIC = (b"\xd8", b"\xd9", b"\xda", b"\xdb")  # the first bytes of Arabic letters in UTF-8, and of no others
 _NO_WIDTH = re.compile(rb'quad="(\S+) (\S+) \1 \2 ')
+_UPRIGHT = b' dir="1 0"'
 _LETTER = re.compile(rb'<char c="([^"]*)" quad="(\S+) \S+ (\S+) [^"]*"')
 _SAME_PLACE = 0.2  # points
 _MANY_VECTORS = 1000  # from here on they are counted and cut out before the JSON is read
@@ -181,7 +182,7 @@ def _mended_ligatures(page: mupdf.FzStextPage) -> dict[int, str]:
     mended = {}
     letters: dict[bytes, str] = {}
     for index, line in enumerate(written.split(b"<line ")[1:]):
-        if not _NO_WIDTH.search(line):
+        if not _NO_WIDTH.search(line) or _UPRIGHT not in line:
             continue
         text: list[str] = []
         waiting: list[str] = []  # letters without width, the last of them first

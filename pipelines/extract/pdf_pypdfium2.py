@@ -6,6 +6,7 @@ not thread-safe and reads hostile files: only the child process of `isolate` may
 
 import ctypes
 import math
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,10 @@ _INVISIBLE = pdfium.FPDF_TEXTRENDERMODE_INVISIBLE
 _DEEPEST = 4  # forms inside forms that are looked into
 _MOST_OBJECTS = 50_000  # of a page that are looked at for images and shapes
 _MOST_RULINGS = 20_000  # a page with more is a map or a drawing
-_DAMAGED = (PdfiumError, ValueError, RuntimeError)
+_DAMAGED = (PdfiumError, ValueError, RuntimeError, OSError)
+
+_RTL = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
+_RTL_RUN = re.compile(f"{_RTL.pattern}+(?: +{_RTL.pattern}+)*")
 
 Point = Callable[[float, float], tuple[float, float]]
 
@@ -37,6 +41,8 @@ def open_pdf(path: str, passwords: Sequence[str]) -> "PdfiumDocument":
     for password in (None, *passwords):
         try:
             pdf = PdfDocument(path, password=password)
+        except OSError:
+            raise Unreadable("broken_pdf", "not readable as a file") from None
         except PdfiumError as error:
             if error.err_code != pdfium.FPDF_ERR_PASSWORD:
                 raise Unreadable("broken_pdf", "not readable as PDF") from None
@@ -127,6 +133,7 @@ class _Lines:
         self._matrix = pdfium.FS_MATRIX()
         self._name = ctypes.create_string_buffer(256)
         self._flags = ctypes.c_int()
+        self._direction = (1.0, 0.0)
 
     def read(self) -> Iterator[Line]:
         text = _characters(self._page)
@@ -199,8 +206,41 @@ class _Lines:
         hidden = bool(item) and pdfium.FPDFTextObj_GetTextRenderMode(item) == _INVISIBLE
         box = _turned((left, bottom, right, top), self._point)
         vertical = end - begin > 1 and turn == 0 and below[3] < (above[1] + above[3]) / 2 and below[0] < above[2]
-        written = text[begin:end] + ("-" if hyphen else "")
+        self._direction = {0: (1.0, 0.0), 90: (0.0, 1.0), 180: (-1.0, 0.0), 270: (0.0, -1.0)}[turn]
+        written = text[begin:end]
+        if not written.isascii() and _RTL.search(written):
+            written = self._logical(written, begin)
+        if hyphen:
+            written += "-"
         return Line(written, box, size, name, bold, italic, mono, vertical, turn, hidden)
+
+    def _logical(self, text: str, begin: int) -> str:
+        """A line with letters that are read from right to left, in the order in which a reader takes them.
+
+        PDFium turns every run of such letters round. That is wrong where the file draws them in logical order: then
+        they run from left to right. It is right elsewhere but for the letters of one glyph, which have one box.
+        """
+        parts, place = [], 0
+        for run in _RTL_RUN.finditer(text):
+            parts.append(text[place : run.start()])
+            place = run.end()
+            places = [self._along(begin + index) for index in range(run.start(), run.end())]
+            letters = run[0]
+            if places[0] < places[-1]:
+                parts.append(letters[::-1])
+                continue
+            start = 0
+            for index in range(1, len(letters) + 1):
+                if index == len(letters) or places[index] != places[start]:
+                    parts.append(letters[start:index][::-1])
+                    start = index
+        return "".join([*parts, text[place:]])
+
+    def _along(self, index: int) -> float:
+        """How far along the line a letter begins."""
+        left, bottom, right, top = self._letter_box(index)
+        x, y = self._point((left + right) / 2, (bottom + top) / 2)
+        return x * self._direction[0] + y * self._direction[1]
 
     def _turn(self, x: float, y: float) -> int:
         """Degrees clockwise of the direction (x, y) of the text, as the reader sees the page."""

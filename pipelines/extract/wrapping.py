@@ -16,7 +16,7 @@ _HYPHENS = "-\u2010"
 _WORD_BEFORE = re.compile(r"\w+$")
 _WORD_AFTER = re.compile(r"\w+")
 _LONGEST_WORD = 40
-_BROKEN_WORD = re.compile(rf"(\w*){WRAPPED_HYPHEN}(\w*)")
+_BROKEN_WORD = re.compile(rf"\w*(?:{WRAPPED_HYPHEN}\w*)+")
 _CONJUNCTIONS = frozenset(
     {"and", "or", "und", "oder", "bzw", "et", "ou", "y", "e", "o", "en", "of", "i", "a", "och", "og", "eller"}
 )  # "Haupt- und Nebenfach" keeps its hyphen and space
@@ -84,11 +84,13 @@ def mend_hyphens(pieces: Iterable[str]) -> list[str]:
         compounds = {compound for piece in pieces if "-" in piece for compound in _compounds(piece)}
 
     def mend(match: re.Match[str]) -> str:
-        first, second = match[1], match[2]
-        compound = f"{first}-{second}"
-        if not first or not second or first[-1].isdigit() or compound.lower() in compounds:
-            return compound
-        return first + second
+        first, *rest = match[0].split(WRAPPED_HYPHEN)  # a long word in a narrow column is broken more than once
+        whole = first
+        for part in rest:
+            kept = not first or not part or first[-1].isdigit() or f"{first}-{part}".lower() in compounds
+            whole += f"-{part}" if kept else part
+            first = part
+        return whole
 
     return [
         (_BROKEN_WORD.sub(mend, piece) if WRAPPED_HYPHEN in piece else piece).replace(SOFT_HYPHEN, "")
