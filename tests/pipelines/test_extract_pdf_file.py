@@ -248,6 +248,6 @@ def test_every_shared_file_ends_as_documents_or_rejects(shared_data, backend):
 @pytest.mark.shared_data
 def test_a_broken_build_is_flagged(shared_data):
     (document,) = parts(read(shared_data / "pdf" / "debian" / "debian-faq.ja.pdf"), Extracted)
-    assert document.metadata["warning"] == "almost no text"
+    assert document.metadata["warning"]
     (document,) = parts(read(shared_data / "pdf" / "debian" / "project-history.ja.pdf"), Extracted)
     assert "warning" not in document.metadata
