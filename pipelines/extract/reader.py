@@ -32,7 +32,7 @@ from pipelines.extract.isolate import read_isolated
 from pipelines.extract.licences import stated_licence
 from pipelines.extract.packed import CHUNK_BYTES, Budget, Unpacked, as_local_path, compression, read_whole
 from pipelines.extract.pdf_file import extract_pdf
-from pipelines.extract.records import extract_json_lines, extract_parquet
+from pipelines.extract.records import extract_json_lines, extract_parquet, give_up_on_fruitless
 from pipelines.extract.source_code import code_flags
 from pipelines.extract.tars import is_tar, tar_members
 from pipelines.extract.warc import extract_warc
@@ -215,9 +215,10 @@ def _extract(
             elif kind in _UNREAD:
                 yield Reject("", "not_supported", f"documents of the kind {kind} are not read")
             elif kind == "parquet":
-                yield from extract_parquet(as_local_path(file, local, options, stack), options, columns)
+                path = as_local_path(file, local, options, stack)
+                yield from give_up_on_fruitless(extract_parquet(path, options, columns))
             elif kind == "jsonl":
-                yield from extract_json_lines(file, options, columns)
+                yield from give_up_on_fruitless(extract_json_lines(file, options, columns))
             elif kind == "html":
                 yield _extract_html(read_whole(file, options), options, metadata)
             elif kind == "binary":

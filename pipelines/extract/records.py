@@ -15,7 +15,18 @@ from schemas.recipe import Columns, Extract
 
 _ROWS = 64  # of Parquet in memory at a time
 _PARQUET_RATIO = 100  # characters of text per byte of file; no real text repeats itself more
+_FRUITLESS = 1_000_000  # records in a row without a document, after which a file is given up
 _METADATA_FIELDS, _METADATA_KEY, _METADATA_VALUE = 32, 100, 1000  # bounds on what a row may bring along
+
+
+def give_up_on_fruitless(found: Iterator[Extracted | Reject]) -> Iterator[Extracted | Reject]:
+    """What was found, as long as there is a document now and then: a few bytes can be millions of bad records."""
+    in_vain = 0
+    for one in found:
+        yield one
+        in_vain = in_vain + 1 if isinstance(one, Reject) else 0
+        if in_vain >= _FRUITLESS:
+            raise Rejected("too_many_rejects", f"{_FRUITLESS} records in a row give no document; the rest is not read")
 
 
 def _scalar(value: Any) -> str | None:

@@ -13,11 +13,14 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.extract import records
 from pipelines.extract.found import Extracted, Reject
 from pipelines.extract.names import SEPARATOR, inside, printable
 from pipelines.extract.reader import extract_file
@@ -355,3 +358,15 @@ def test_rejects_beyond_ten_thousand_are_summed() -> None:
     assert texts(found) == {"line=30001": "fine"}
     assert isinstance(last, Reject)
     assert (last.error, last.message) == ("more_rejects", "20000 more rejects in this file: invalid_json: 20000")
+
+
+def test_a_file_of_bad_records_alone_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "_FRUITLESS", 1000)
+    good = b'{"text": "fine"}\n'
+    found = extract(b"[]\n" * 999 + good + b"[]\n" * 5000 + good, "a.jsonl")
+    assert texts(found) == {"line=1000": "fine"}
+    assert len(found) == 999 + 1 + 1000 + 1
+    assert errors(found)[""] == "too_many_rejects"
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": pa.array([None] * 5000, pa.string())}), sink)
+    assert len(extract(sink.getvalue(), "a.parquet")) == 1001
