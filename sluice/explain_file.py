@@ -4,20 +4,17 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import BinaryIO, cast
 
 from rich.cells import cell_len
 from rich.text import Text
 
-from pipelines.extract.found import Extracted, Found, PageFact, Reject, Rejected, Repair
+from pipelines.extract.found import Extracted, Found, PageFact, Rejected, Repair
+from pipelines.extract.inputs import read_input, with_rejects
 from pipelines.extract.listing import InputFile, list_source
 from pipelines.extract.packed import Unpacked, compression
-from pipelines.extract.python_environment import extract_environment_file
-from pipelines.extract.reader import extract_file, sniff_kind
+from pipelines.extract.reader import sniff_kind
 from schemas import paths
-from schemas.errors import ConfigError, DataError
-from schemas.recipe import Recipe, Source
+from schemas.recipe import Recipe
 from sluice.console import console, size
 from sluice.summary import PAGE_ROUTES, UNREADABLE
 from sluice.text import aligned, printable
@@ -55,29 +52,11 @@ def explain_files(recipe: Recipe) -> None:
         for file in files:
             if total.files:
                 console.print()
-            _File(file, recipe.extract.max_file_bytes, total).explain(_read(file, source, recipe))
+            read = with_rejects(read_input(file, source, recipe.extract), file)
+            _File(file, recipe.extract.max_file_bytes, total).explain(read)
     if total.files > 1:
         console.print()
         console.print(Text(f"{total.files:,} files · {_sums(total)}", style="bold"), soft_wrap=True)
-
-
-def _read(file: InputFile, source: Source, recipe: Recipe) -> Iterator[Found]:
-    """What the extraction makes of a file; a fault of the file or of its reader is a reject there too."""
-    try:
-        if file.environment is not None:
-            yield from extract_environment_file(file.environment, recipe.extract)
-        elif paths.is_local(file.location):
-            local = Path(file.location.removeprefix("file://"))
-            yield from extract_file(local, file.path, recipe.extract, source.columns)
-        else:
-            with paths.open_read(file.location) as handle:
-                yield from extract_file(cast(BinaryIO, handle), file.path, recipe.extract, source.columns)
-    except (ConfigError, DataError):
-        raise
-    except OSError as error:
-        yield Reject("", "unreadable", f"the file cannot be read: {error.strerror or error}")
-    except Exception as error:
-        yield Reject("", "extractor_error", f"{type(error).__name__}: {error}")
 
 
 class _File:

@@ -9,7 +9,6 @@ An execution that was stopped leaves whole shards and ranges behind; the next on
 """
 
 import contextlib
-import errno
 import json
 import os
 import re
@@ -17,8 +16,7 @@ import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -28,21 +26,19 @@ import pyarrow.parquet as pq
 import xxhash
 
 from pipelines.extract.found import Extracted, Found, PageFact, Reject, Rejected, Repair
+from pipelines.extract.inputs import local_copy, read_input, with_rejects
 from pipelines.extract.listing import InputFile, list_source
-from pipelines.extract.packed import as_local_path
 from pipelines.extract.page import Page
 from pipelines.extract.pdf_file import PdfInfo, make_documents, open_pdf, page_ranges, read_range, take_spent
-from pipelines.extract.python_environment import extract_environment_file
-from pipelines.extract.reader import extract_file
 from pipelines.extract.refine import refinement_rows
 from pipelines.runner import ShardResult, run_pipeline
 from schemas import paths
 from schemas.documents import DOCUMENTS, PAGES, REFINEMENTS, REJECTS
-from schemas.errors import ConfigError, DataError
+from schemas.errors import DataError
 from schemas.hashing import ID, ID_BYTES, document_id, text_hash
 from schemas.job import Job, Output
 from schemas.manifest import FileEntry
-from schemas.recipe import Extract, Recipe, Source
+from schemas.recipe import Recipe, Source
 from schemas.tables import BATCH_BYTES, TableWriter, read_batches, read_table, table_writer, write_table
 
 PARTITIONS = 64
@@ -53,7 +49,6 @@ _FOLDERS = ("documents", "rejects", "pages", "refinements")
 _RANGES = ".ranges"  # folder of what workers read of long PDF files, until a shard is written
 _RANGE = pa.schema([pa.field("page", pa.large_string(), nullable=False)])  # a Page as JSON
 _ROW_BYTES = 1000  # of a row in memory besides its text
-MACHINE_AT_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _REPEATED_COLUMNS = ["document_id", "id", "source", "path", "locator"]
 
 
@@ -107,7 +102,8 @@ def plan_tasks(recipe: Recipe, output: str) -> list[FilesTask]:
 
 
 def _may_be_long(file: InputFile) -> bool:
-    return file.size >= _LONG_PDF_BYTES and file.path.lower().endswith(".pdf") and file.environment is None
+    name = file.location.lower()  # that of a repository may end like a PDF too; opening it tells
+    return file.size >= _LONG_PDF_BYTES and name.endswith(".pdf") and file.environment is None
 
 
 class FindRanges(beam.DoFn):
@@ -121,7 +117,7 @@ class FindRanges(beam.DoFn):
             if not _may_be_long(file) or _is_written(task):
                 continue
             try:
-                with _local_pdf(file, self.options) as path:
+                with local_copy(file, self.options) as path:
                     info = open_pdf(path, self.options)
             except (Rejected, OSError):
                 continue  # whoever writes the shard says what is wrong
@@ -139,34 +135,14 @@ class ReadRange(beam.DoFn):
 
     def process(self, part: PageRange) -> Iterator[tuple[int, tuple[PageRange, dict[str, int]]]]:
         if not paths.exists(paths.join(self.output, part.name)):
-            with _machine_errors(part.file), _local_pdf(part.file, self.options) as path:
-                pages = read_range(path, self.options, part.first, part.last)
-                rows = [json.dumps(page.to_json()) for page in pages]
+            try:
+                with local_copy(part.file, self.options) as path:
+                    pages = read_range(path, self.options, part.first, part.last)
+                    rows = [json.dumps(page.to_json()) for page in pages]
+            except OSError as error:
+                raise DataError(f"{part.file.location}: {error.strerror}") from error
             write_table(self.output, part.name, pa.table({"page": rows}, _RANGE))
         yield part.index, (part, take_spent(self.options))
-
-
-@contextlib.contextmanager
-def _local_pdf(file: InputFile, options: Extract) -> Iterator[str]:
-    """Local path of an input file, a copy of it where it is remote. Raises Rejected, OSError."""
-    with contextlib.ExitStack() as stack:
-        if paths.is_local(file.location):
-            local = Path(file.location.removeprefix("file://"))
-            yield as_local_path(stack.enter_context(local.open("rb")), local, options, stack)
-        else:
-            handle = cast(BinaryIO, stack.enter_context(paths.open_read(file.location)))
-            yield as_local_path(handle, None, options, stack)
-
-
-@contextlib.contextmanager
-def _machine_errors(file: InputFile) -> Iterator[None]:
-    """An error of the machine ends the run with one line: it is no fault of the file, so it makes no reject."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in MACHINE_AT_FAULT:
-            raise DataError(f"{file.location}: {error.strerror}") from error
-        raise
 
 
 class ExtractFiles(beam.DoFn):
@@ -187,7 +163,9 @@ class ExtractFiles(beam.DoFn):
             with _ShardWriter(task.output, task.name, self.options.refine is not None) as writer:
                 for position, file in enumerate(task.files):
                     source = self.sources[file.source]
-                    for found in self._read(task, file, source, ranges.get(position)):
+                    parts = ranges.get(position)
+                    read = self._long_pdf(task, file, parts) if parts else read_input(file, source, self.options)
+                    for found in with_rejects(read, file):
                         for folder, row in _rows(file, source, found):
                             writer.add(folder, row)
         spent.update(take_spent(self.options))
@@ -195,30 +173,8 @@ class ExtractFiles(beam.DoFn):
         for partition, packed in sorted(_user_ids(task).items()):
             yield beam.pvalue.TaggedOutput("ids", (partition, b"".join(packed)))
 
-    def _read(
-        self, task: FilesTask, file: InputFile, source: Source, ranges: list[PageRange] | None
-    ) -> Iterator[Found]:
-        try:
-            with _machine_errors(file):
-                if file.environment is not None:
-                    yield from extract_environment_file(file.environment, self.options)
-                elif ranges:
-                    yield from self._long_pdf(task, file, ranges)
-                elif paths.is_local(file.location):
-                    local = Path(file.location.removeprefix("file://"))
-                    yield from extract_file(local, file.path, self.options, source.columns)
-                else:
-                    with paths.open_read(file.location) as handle:
-                        yield from extract_file(cast(BinaryIO, handle), file.path, self.options, source.columns)
-        except (ConfigError, DataError):  # a server of models is not as the recipe says
-            raise
-        except OSError as error:
-            yield Reject("", "unreadable", f"the file cannot be read: {error.strerror or error}")
-        except Exception as error:  # one file's surprise must not end the run
-            yield Reject("", "extractor_error", f"{type(error).__name__}: {error}"[:300])
-
     def _long_pdf(self, task: FilesTask, file: InputFile, ranges: list[PageRange]) -> Iterator[Found]:
-        with _local_pdf(file, self.options) as path:
+        with local_copy(file, self.options) as path:
             info = open_pdf(path, self.options)
         if isinstance(info, Reject):
             yield info

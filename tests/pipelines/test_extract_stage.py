@@ -243,7 +243,7 @@ def test_shards_that_a_stopped_execution_wrote_are_taken_over(tmp_path, monkeypa
             (tmp_path / "cut" / kind / "00001.parquet").unlink()
     read = []
     monkeypatch.setattr(
-        "pipelines.extract.stage.extract_file",
+        "pipelines.extract.inputs.extract_file",
         lambda file, path, *more: read.append(path) or extract_file(file, path, *more),
     )
     _, again = extract(docs, tmp_path / "cut")
