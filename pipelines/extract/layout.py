@@ -449,17 +449,18 @@ class _Measures:
     def blocks(self, run: list[_Row]) -> list[Block]:
         """The blocks of rows that lie below each other."""
         blocks: list[Block] = []
-        left, right = min(row.left for row in run), max(row.right for row in run)
+        left = min(row.left for row in run)
+        right = max((row.right for row in run if not row.mono), default=run[0].right)  # code may run over the margin
         code: list[_Row] = []  # of the block of code that is open
-        for group in self._groups(run, right):
+        for group in self._groups(run, left, right):
             first = group[0]
+            if code and not all(row.mono for row in group):
+                blocks.append(Block("code", self._code(code), _box(code), code[0].size))
+                code = []
             if first.table:
                 blocks.append(Block("table", first.table.markdown, first.table.box, first.size))
             elif all(row.mono for row in group):
-                code = [*code, *group]
-                if len(code) > len(group):
-                    blocks.pop()
-                blocks.append(Block("code", self._code(code), _box(code), first.size))
+                code.extend(group)
                 continue
             elif self._is_heading(group):
                 self.levels = []
@@ -469,10 +470,11 @@ class _Measures:
                 blocks.append(Block("paragraph", text, _box(group), first.size))
             else:
                 blocks.extend(self._paragraphs(group, left, right))
-            code = []
+        if code:
+            blocks.append(Block("code", self._code(code), _box(code), code[0].size))
         return blocks
 
-    def _groups(self, run: list[_Row], right: float) -> Iterator[list[_Row]]:
+    def _groups(self, run: list[_Row], left: float, right: float) -> Iterator[list[_Row]]:
         """Rows of one style at the usual distance."""
         group = [run[0]]
         for before, row in pairwise(run):
@@ -484,7 +486,7 @@ class _Measures:
                 or row.cells != before.cells
                 or row.table
                 or before.table
-                or ((row.mono != before.mono or row.bold != before.bold) and _style_ends(before, row, right, size))
+                or ((row.mono != before.mono or row.bold != before.bold) and _style_ends(before, row, left, right))
             ):
                 yield group
                 group = [row]
@@ -506,7 +508,7 @@ class _Measures:
             and first.size >= 0.95 * self.body
             and all(row.bold for row in group)
             and group[-1].text[-1] not in ".,;:"
-            and not _BULLET.match(first.text)
+            and not any(_BULLET.match(row.text) or _DASH.match(row.text) for row in group)
         )
 
     def _code(self, rows: list[_Row]) -> str:
@@ -533,7 +535,9 @@ class _Measures:
         if len(group) > 2:
             left, right = min(row.left for row in group), max(row.right for row in group)
         wanted = [_break_was_wanted(before, row, left, right) for before, row in pairwise(group)]
-        if len(wanted) > 2 and 5 * sum(wanted) > 2 * len(wanted) and not any(_starts_item(row.text) for row in group):
+        edges = [row.right if row.rtl else row.left for row in group]
+        even = max(edges) - min(edges) < _INDENT * group[0].size
+        if len(wanted) > 2 and even and 5 * sum(wanted) > 3 * len(wanted) and not any(map(_is_item, group)):
             # Most lines end where they want to: verse, an address.
             text = "\n".join(row.text for row in group)
             yield Block("paragraph", _PRIVATE.sub("", text), _box(group), group[0].size)
@@ -550,9 +554,7 @@ class _Measures:
 
     def _block(self, rows: list[_Row]) -> Block:
         """A paragraph or a list item."""
-        text = rows[0].text
-        for row in rows[1:]:
-            text = join_pair(text, row.text)
+        text = _wrapped(rows)
         if "...." in text or ". . ." in text:
             text = _LEADERS.sub(" ", text).rstrip()
         first = rows[0]
@@ -580,6 +582,15 @@ class _Measures:
         return "  " * min(len(self.levels) - 1, 4)
 
 
+def _wrapped(rows: list[_Row]) -> str:
+    """The text of rows that a program wrapped."""
+    parts = [rows[0].text]
+    for row in rows[1:]:
+        joined = join_pair(parts[-1], row.text)  # which ends with the text of the row
+        parts[-1:] = joined[: len(joined) - len(row.text)], row.text
+    return "".join(parts)
+
+
 def _other_size(before: _Row, row: _Row) -> bool:
     """Whether two rows are set in letters of different size.
 
@@ -592,11 +603,12 @@ def _other_size(before: _Row, row: _Row) -> bool:
     return height < (1 - 2 * _SAME_SIZE) * other or height * large.size < 1.15 * other * small.size
 
 
-def _style_ends(before: _Row, row: _Row, right: float, size: float) -> bool:
+def _style_ends(before: _Row, row: _Row, left: float, right: float) -> bool:
     """Whether a change of style between two rows is one of lines and not of words in a paragraph."""
     if row.mono != before.mono:
-        return abs(row.left - before.left) > 0.5 * size or before.right < right - 4 * size
-    return before.right < right - max(2 * size, 0.08 * (right - before.left))
+        indent = row.left - before.left if row.mono else before.left - row.left  # of the code
+        return indent > 0.5 * row.size or _break_was_wanted(before, row, left, right)
+    return before.right < right - max(2 * row.size, 0.08 * (right - before.left))
 
 
 def _in_one_width(row: _Row) -> bool:
@@ -640,10 +652,7 @@ def _headings(group: list[_Row]) -> Iterator[Block]:
 
 
 def _heading(rows: list[_Row]) -> Block:
-    text = rows[0].text
-    for row in rows[1:]:
-        text = join_pair(text, row.text)
-    return Block("heading", _PRIVATE.sub("", _LEADERS.sub(" ", text)).strip(), _box(rows), rows[0].size)
+    return Block("heading", _PRIVATE.sub("", _LEADERS.sub(" ", _wrapped(rows))).strip(), _box(rows), rows[0].size)
 
 
 def _break_was_wanted(before: _Row, row: _Row, left: float, right: float) -> bool:
@@ -676,6 +685,10 @@ def _begins(piece: list[_Row], before: _Row, row: _Row, following: _Row | None) 
     if offset < -_INDENT * row.size:
         return len(piece) > 1 or _starts_item(text)
     return _starts_item(text) and _starts_item(piece[0].text)
+
+
+def _is_item(row: _Row) -> bool:
+    return _starts_item(row.text)
 
 
 def _starts_item(text: str) -> bool:
