@@ -14,8 +14,6 @@ from annotators.served_model import ServedModel, Unanswered
 from benchmarks._llama_server import CONTEXT, MODEL, llama_server, model_file
 from pipelines.extract.refine import (
     SYSTEM,
-    Chunk,
-    Refined,
     cut,
     guard,
     numbers,
@@ -24,6 +22,7 @@ from pipelines.extract.refine import (
     refinement_rows,
     unwrap,
 )
+from pipelines.extract.refined import Chunk, Refined
 from schemas.documents import REFINEMENTS
 from schemas.errors import ConfigError
 from schemas.recipe import Refine
