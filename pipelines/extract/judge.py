@@ -30,7 +30,8 @@ _SIGNS = np.frombuffer('"#$%&@\\`~{}'.encode("utf-32-le"), np.uint32)  # rare si
 _SIGN = 0.01  # of the characters: a sign that is not rare
 _MANY_SIGNS = 4
 _FEW_WORDS = 0.1  # of the characters, judged by their neighbours
-_RARE = 0.5  # of the letters
+_RARE = 0.4  # of the letters
+_ENOUGH_RARE = 20
 _ENOUGH_CHARACTERS = 60
 _MIXED = 0.1  # of the pairs of neighbouring letters by two scripts
 _ENOUGH_PAIRS = 30
@@ -127,7 +128,7 @@ def _judge_text(lines: list[Line], text: str) -> tuple[str, float]:
     visible = len(kinds) - int(count[SPACE])
     if count[BROKEN] >= _BROKEN * visible:
         return "characters without a Unicode value", 1.0
-    if count[RARE] >= _ENOUGH_CHARACTERS and count[RARE] > _RARE * count[RARE:].sum():
+    if count[RARE] >= _ENOUGH_RARE and count[RARE] > _RARE * count[RARE:].sum():
         return "letters that hardly any language uses", 0.9
     if np.count_nonzero(count[RARE + 1 :]) > 1 and _mixed_scripts(kinds):
         return "words of letters from several scripts", 0.9
