@@ -1,55 +1,84 @@
-"""The main text of an HTML page, without navigation, comments or boilerplate."""
+"""The main text of an HTML page in Markdown, without navigation, comments or boilerplate, and what it says of itself.
 
+bytes -> text (html_tree) -> tree -> blocks (html_blocks) -> features (html_features) -> the blocks to keep
+(html_model) -> Markdown (html_markdown);  tree -> title, date, address (html_meta)
+"""
+
+import numpy as np
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
-from pipelines.extract.html_blocks import read_blocks
+from pipelines.extract.html_blocks import Block, HtmlPage, read_blocks
+from pipelines.extract.html_features import Matrix, features, votes
 from pipelines.extract.html_markdown import to_markdown
+from pipelines.extract.html_meta import describe
+from pipelines.extract.html_model import choose, probabilities
 from pipelines.extract.html_tree import decode_html, html_charset, parse_html
 
 SOFT_HYPHEN = "\u00ad"
+# Resiliparse takes time that grows with the square of the depth, and nested formatting can make it build far more
+# nodes than the page has tags: beyond these bounds no second opinion is asked for.
+_MAX_CHARACTERS = 3_000_000
+_MAX_ELEMENTS = 50_000
+_MAX_DEPTH = 200
 
 
-def html_to_markdown(page: bytes | str) -> str:
-    """A whole page as Markdown: all that a visitor sees, with its structure. It raises nothing on any input.
+def second_opinion(page: str) -> str:
+    """What resiliparse takes for the main text of a page."""
+    return str(
+        extract_plain_text(
+            HTMLTree.parse(page),
+            preserve_formatting=True,
+            main_content=True,
+            alt_texts=False,
+            comments=False,
+            post_meta=False,
+        )
+    )
 
-    Text that does not come from inside a child process should be trusted or short: see `isolate`.
+
+def block_features(source: str, page: HtmlPage, title: str, mode: str) -> Matrix:
+    """(blocks, features) for a page of at least one block, as the network for `mode` takes them."""
+    values = features(page, title)
+    if mode == "careful":
+        return np.concatenate([values, votes(page.blocks, second_opinion(source))], axis=1)
+    return values
+
+
+def main_blocks(source: str, page: HtmlPage, title: str, mode: str) -> list[Block]:
+    """The blocks of a page that are its main text; `mode` is fast or careful."""
+    if not page.blocks:
+        return []
+    if len(source) > _MAX_CHARACTERS or page.elements > _MAX_ELEMENTS or page.depth > _MAX_DEPTH:
+        mode = "fast"
+    return choose(page, probabilities(block_features(source, page, title, mode), mode))
+
+
+def html_to_markdown(page: bytes | str, main_content: bool = False) -> str:
+    """A page as Markdown: all that a visitor sees, or its main text alone. Bad markup raises nothing.
+
+    Its time grows with the page and has no other bound; what comes from outside is read in a child process.
     """
-    root = parse_html(page if isinstance(page, str) else decode_html(page, html_charset(page)))
-    return to_markdown(read_blocks(root).blocks) if root is not None else ""
+    source = page if isinstance(page, str) else decode_html(page, html_charset(page))
+    root = parse_html(source)
+    if root is None:
+        return ""
+    blocks = read_blocks(root)
+    kept = main_blocks(source, blocks, describe(root)["title"], "fast") if main_content else blocks.blocks
+    return to_markdown(kept).replace(SOFT_HYPHEN, "")
 
 
-def read_html(data: bytes) -> dict[str, str]:
-    """`text`, `title`, declared `language` and `charset` of a page; a field that is unknown is empty.
+def read_html(data: bytes, mode: str = "careful") -> dict[str, str]:
+    """The main text of a page as Markdown and what it says of itself; a field that is unknown is empty.
 
-    Resiliparse takes time that grows with the square of the nesting depth and can be made to build far more
-    nodes than the page has tags, so untrusted pages are read in a process of their own (see `isolate`).
+    Fields: `text`, `title`, `author`, `date` (a day, ISO 8601), `url` (the canonical one), `language` as declared, and
+    `charset`. Untrusted pages are read in a process of their own (see `isolate`).
     """
     charset = html_charset(data)
-    tree = HTMLTree.parse(decode_html(data, charset))
-
-    def main_text(main_content: bool) -> str:
-        return str(
-            extract_plain_text(
-                tree,
-                preserve_formatting=True,
-                main_content=main_content,
-                list_bullets=True,
-                alt_texts=False,
-                links=False,
-                form_fields=False,
-                noscript=False,
-                comments=False,
-            )
-        )
-
-    # On pages without any structure to go by the heuristic can throw everything away.
-    text = main_text(True) or main_text(False)
-    root = tree.document.query_selector("html") if tree.document else None
-    language = (root.getattr("lang") or root.getattr("xml:lang") or "") if root else ""
-    return {
-        "text": text.replace(SOFT_HYPHEN, ""),
-        "title": " ".join((tree.title or "").split()),
-        "language": language.strip(),
-        "charset": charset,
-    }
+    source = decode_html(data, charset)
+    root = parse_html(source)
+    if root is None:
+        return dict.fromkeys(("text", "title", "author", "date", "url", "language"), "") | {"charset": charset}
+    described = describe(root)
+    text = to_markdown(main_blocks(source, read_blocks(root), described["title"], mode))
+    return {"text": text.replace(SOFT_HYPHEN, ""), **described, "charset": charset}

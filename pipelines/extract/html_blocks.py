@@ -62,9 +62,13 @@ class Box:
 class HtmlPage:
     blocks: list[Block] = field(default_factory=list)
     boxes: list[Box] = field(default_factory=list)
+    elements: int = 0
+    depth: int = 0  # of the deepest element
 
 
 def _is_unseen(element: HtmlElement, tag: str, classes: str) -> bool:
+    if tag in {"html", "body"}:  # scripts that show the page once it has loaded begin by hiding it
+        return False
     if element.get("hidden") is not None or (classes and _UNSEEN_CLASS.search(classes)):
         return True
     style = element.get("style")
@@ -281,7 +285,7 @@ def read_blocks(root: HtmlElement) -> HtmlPage:
     link = 0  # depth of links
     counters: list[int | None] = []  # of the lists around; None for those without numbers
     code_starts: list[int] = []
-    identity = 0
+    identity = elements = depth = 0
     # (children, tag, tail, whether it opened a box); `tag` is what to undo at the end.
     stack: list[tuple[Iterator[HtmlElement], str, str | None, bool]] = [(iter((root,)), "", None, False)]
     while stack:
@@ -357,6 +361,9 @@ def read_blocks(root: HtmlElement) -> HtmlPage:
                 walk.parts.append(" ")
             walk.text(child.text, link)
             stack.append((iter(child), tag, tail, boxed))
+            elements += 1
+            if len(stack) > depth:
+                depth = len(stack)
             continue
         stack.pop()
         if boxed:
@@ -382,4 +389,5 @@ def read_blocks(root: HtmlElement) -> HtmlPage:
             walk.parts.append(" ")
         walk.text(tail, link)
     walk.flush()
+    walk.page.elements, walk.page.depth = elements, depth
     return walk.page

@@ -8,9 +8,10 @@ from lxml import etree
 from lxml.html import HtmlElement
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
-_CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
-_DECLARATION = re.compile(r"\s*<\?xml[^>]{0,200}>")
-_DOCTYPE = re.compile(r"\s*<!doctype[^>\[]{0,1000}\[[^\]]{0,100000}\]\s*>", re.I)
+_CONTROLS = bytes(code for code in (*range(32), 127) if code not in b"\t\n\x0c\r")
+_PROLOGUE = re.compile(
+    r"\ufeff?\s*(?:<\?xml[^>]{0,200}>)?\s*(?:<!doctype[^>\[]{0,1000}\[[^\]]{0,100000}\]\s{0,100}>)?", re.I
+)
 
 
 def html_charset(data: bytes) -> str:
@@ -47,9 +48,9 @@ def parse_html(page: str) -> HtmlElement | None:
     elements, and all that comes before is kept.
     """
     # A declaration would contradict the encoding that was found, an internal subset would become text.
-    page = _CONTROLS.sub("", page).removeprefix("\ufeff")
-    page = _DOCTYPE.sub("", _DECLARATION.sub("", page, count=1), count=1)
-    if not page.strip():
+    begin = match.end() if (match := _PROLOGUE.match(page)) else 0
+    data = page[begin:].encode(errors="ignore").translate(None, _CONTROLS)
+    if not data or data.isspace():
         return None
     parser = lxml.html.HTMLParser(
         encoding="utf-8",
@@ -61,7 +62,7 @@ def parse_html(page: str) -> HtmlElement | None:
         default_doctype=False,
     )
     try:
-        root = etree.fromstring(page.encode(), parser)
+        root = etree.fromstring(data, parser)
     except etree.ParserError:
         return None
     return root

@@ -293,13 +293,14 @@ def _extract_text(data: bytes, path: str, options: Extract, metadata: dict[str, 
 
 
 def _extract_html(data: bytes, options: Extract, metadata: dict[str, str]) -> Extracted | Reject:
-    page = read_isolated("html", {}, data, options.file_seconds)
+    page = read_isolated("html", {"mode": options.html}, data, options.file_seconds)
     if "error" in page:
         error = "broken_html" if page["error"] == "crashed" else page["error"]
         return Reject("", error, clip(page["message"]))
-    described = {"title": page["title"], "declared_language": page["language"], "charset": page["charset"]}
+    described = {"declared_language": page["language"], **{name: page[name] for name in ("title", "author", "charset")}}
     metadata |= {name: clip(value) for name, value in described.items() if value}
-    return make_document("", page["text"], options, metadata)
+    facts = {name: page[name] for name in ("url", "date") if page[name]}
+    return make_document("", page["text"], options, metadata, facts)
 
 
 def _extract_book(path: str, options: Extract, metadata: dict[str, str]) -> Extracted | Reject:
