@@ -385,12 +385,16 @@ _TYPICAL_LINES = {
 _ENOUGH = 8  # worth of a text, and of its lines on average
 _ENOUGH_A_LINE = 0.25
 _NEUTRAL = re.compile(r"\s*(?://|/?\*|#\s|#$|--|;;|%|[\])};,]*$)")  # comments and brackets tell nothing
+_SIGNS = "(){}[];=<>_$\"'"
+_SIGNS_SHARE = 0.012  # of the characters; no source file of the shared ones has less, and most prose has
 _LINES = 400
 _LONGEST_LINE = 300
 
 
 def look(text: str) -> str | None:
     """The language whose typical lines a text has, if it has enough of them; looks at 400 lines."""
+    if sum(map(text.count, _SIGNS)) < _SIGNS_SHARE * len(text):
+        return None
     lines = [line[:_LONGEST_LINE] for line in text.split("\n", _LINES)[:_LINES]]
     lines = [line for line in lines if not _NEUTRAL.match(line)]
     worth = {

@@ -81,6 +81,7 @@ _MESSAGE = 300
 _LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
+_UNCLEAN = re.compile("[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")  # what any of the three finds
 
 
 def clean_text(text: str) -> str:
@@ -89,8 +90,9 @@ def clean_text(text: str) -> str:
     Lone surrogates become U+FFFD; blank lines and byte order marks at both ends go. It is idempotent, and leaves
     Unicode normalisation to the tokenizer.
     """
-    text = _LINE_ENDS.sub("\n", text)
-    text = _SURROGATES.sub("\ufffd", _CONTROLS.sub("", text))
+    if _UNCLEAN.search(text):
+        text = _LINE_ENDS.sub("\n", text)
+        text = _SURROGATES.sub("\ufffd", _CONTROLS.sub("", text))
     return text.strip("\n\ufeff")
 
 
