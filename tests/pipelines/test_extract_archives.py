@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,9 +23,11 @@ from hypothesis import strategies as st
 
 from pipelines.extract import records
 from pipelines.extract.found import Extracted, Reject
+from pipelines.extract.listing import list_source
 from pipelines.extract.names import SEPARATOR, inside, printable
 from pipelines.extract.reader import extract_file
-from schemas.recipe import Columns, Extract
+from schemas import paths
+from schemas.recipe import Columns, Extract, Source
 
 PROSE = "The tide rises twice a day because the earth turns beneath two bulges of water. "
 HTML = f"<!DOCTYPE html><html><head><title>Tides</title></head><body><p>{PROSE * 3}</p></body></html>"
@@ -235,7 +238,7 @@ TEN = {f"{number:02}.txt": f"text {number} ".encode() * 400 for number in range(
 
 
 @given(st.integers(1, 1 << 20), st.sampled_from(["tar", "tar.gz", "tar.zst", "zip", "streamed.zip"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_cut_archive_gives_what_came_before_and_one_reject(cut: int, kind: str) -> None:
     whole = {
         "tar": lambda: make_tar(TEN),
@@ -258,7 +261,7 @@ def test_a_cut_archive_gives_what_came_before_and_one_reject(cut: int, kind: str
 
 
 @given(st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1, max_size=30), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_no_damage_raises_or_hangs(changes: list[tuple[int, int]], is_zip: bool) -> None:
     data = bytearray(make_zip(TEN) if is_zip else make_tar(TEN))
     for place, value in changes:
@@ -370,3 +373,30 @@ def test_a_file_of_bad_records_alone_is_given_up(monkeypatch: pytest.MonkeyPatch
     sink = io.BytesIO()
     pq.write_table(pa.table({"text": pa.array([None] * 5000, pa.string())}), sink)
     assert len(extract(sink.getvalue(), "a.parquet")) == 1001
+
+
+# --- where files lie --------------------------------------------------------------------------------------------
+
+
+def test_archives_behind_urls_and_globs_are_read() -> None:
+    fs = fsspec.filesystem("memory")
+    fs.pipe("/shelf/a/one.zip", make_zip({"x.txt": b"in a zip"}))
+    fs.pipe("/shelf/b/two.tar.gz", gzip.compress(make_tar({"y.txt": b"in a tar"})))
+    fs.pipe("/shelf/b/.hidden/three.zip", make_zip({"z.txt": b"hidden"}))
+    listed = list_source(Source(name="in", path="memory://shelf/*/*"), seed=0)
+    assert [file.path for file in listed] == ["a/one.zip", "b/two.tar.gz"]
+    assert listed == list_source(Source(name="in", path="memory://shelf"), seed=0)
+    found = []
+    for file in listed:
+        with paths.open_read(file.location) as handle:
+            found += list(extract_file(handle, file.path, Extract(), Columns()))
+    assert texts(found) == {"member=x.txt": "in a zip", "member=y.txt": "in a tar"}
+
+
+def test_files_whose_names_escape_alike_do_not_collide(tmp_path: Path) -> None:
+    names = [b"\xff.txt", rb"\xff.txt", rb"\\xff.txt", rb"plain\back.txt", "ü.txt".encode()]
+    for name in names:
+        (Path(os.fsdecode(bytes(tmp_path) + b"/" + name))).write_bytes(b"words")
+    listed = [file.path for file in list_source(Source(name="in", path=str(tmp_path)), seed=0)]
+    assert len(set(listed)) == len(names)
+    assert {r"\xff.txt", r"plain\back.txt", "ü.txt"} <= set(listed)  # as they were before two could collide

@@ -203,8 +203,13 @@ ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@given(st.text(min_size=1, max_size=300), st.sampled_from(["", *ENCODINGS]), st.booleans(), st.booleans())
-@settings(deadline=None)
+@given(
+    st.text(st.characters(exclude_characters="\0"), max_size=300),
+    st.sampled_from(["", *ENCODINGS]),
+    st.booleans(),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
 def test_bodies_are_decoded(text: str, encoding: str, in_chunks: bool, twice: bool) -> None:
     text = f"words {text}"
     body, names = text.encode("utf-8", "replace"), []
@@ -259,7 +264,7 @@ TEN = [record(http(f"text {n} ".encode() * 100), f"http://a.example/{n}") for n 
 
 
 @given(st.integers(0, 1 << 20), st.sampled_from(["plain", "gzip", "one gzip", "zstd"]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_cut_file_gives_what_came_before_and_one_reject(cut: int, kind: str) -> None:
     whole = {
         "plain": lambda: b"".join(TEN),
@@ -286,7 +291,7 @@ def test_a_cut_file_gives_what_came_before_and_one_reject(cut: int, kind: str) -
 
 
 @given(st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1, max_size=40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_no_damage_raises_or_hangs(changes: list[tuple[int, int]]) -> None:
     data = bytearray(b"".join(TEN))
     for place, value in changes:

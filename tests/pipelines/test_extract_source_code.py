@@ -1,0 +1,187 @@
+"""Source files: their language, how they came to be, and their licence."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.extract.found import Extracted
+from pipelines.extract.licences import stated_licence
+from pipelines.extract.reader import extract_file
+from pipelines.extract.source_code import code_flags
+from schemas.code import code_language
+from schemas.recipe import Columns, Extract
+
+GPL = (
+    "// This program is free software: you can redistribute it and/or modify it under the terms of the GNU {}General\n"
+    "// Public License as published by the Free Software Foundation, either version {} of the License{}\n"
+)
+LATER = ", or\n// (at your option) any later version."
+BSD = "Redistribution and use in source and binary forms, with or without modification, are permitted.\n{}"
+BINARY = "Redistributions in binary form must reproduce the above copyright notice."
+NAMES = "Neither the name of X may be used to endorse or promote products derived from this software."
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "language"),
+    [
+        ("a.h", '#ifndef A_H\n#ifdef __cplusplus\nextern "C" {\n#endif\nint f(void);\n', "C"),
+        ("a.h", "#pragma once\n#include <vector>\nnamespace a {\n", "C++"),
+        ("a.h", "// -*- C++ -*-\nint f();\n", "C++"),
+        ("a.h", "/* a class of functions; std means standard */\nint f(int);\n", "C"),
+        ("a.h", "#import <Foundation/Foundation.h>\n@interface A : NSObject\n@end\n", "Objective-C"),
+        ("a.m", "@implementation A\n- (void)f {}\n@end\n", "Objective-C"),
+        ("a.m", "function y = f(x)\n% double\ny = 2 * x;\nend\n", "MATLAB"),
+        ("a.m", "(* ::Package:: *)\nf[x_] := x^2\n", "Mathematica"),
+        ("a.pl", "use strict;\nmy $x = 1;\n", "Perl"),
+        ("a.pl", ":- module(a, [f/1]).\nf(X) :- g(X), \\+ h(X).\n", "Prolog"),
+        ("a.v", "module top(input clk);\nalways @(posedge clk) q <= d;\n", "Verilog"),
+        ("a.v", "Require Import List.\nLemma a : forall n, n = n.\nProof. auto. Qed.\n", "Coq"),
+        ("a.ts", "export interface A { b: string }\n", "TypeScript"),
+        ("a.ts", '<?xml version="1.0"?>\n<!DOCTYPE TS>\n<TS version="2.1">\n', "XML"),
+        ("a.inc", "<?php\n$x = 1;\n", "PHP"),
+        ("a.inc", "%macro f 1\n  mov eax, %1\n%endmacro\n", "Assembly"),
+        ("a.inc", "DEF(x, 1)\nDEF(y, 2)\n", "C++"),
+        ("a.d", "main.o: main.c a.h \\\n  b.h\n", "Make"),
+        ("a.d", "module a;\nimport std.stdio;\n", "D"),
+        ("a.pro", "TEMPLATE = app\nSOURCES += main.cpp\n", "QMake"),
+        ("a.cls", "\\NeedsTeXFormat{LaTeX2e}\n", "TeX"),
+        ("run", "#!/usr/bin/env python3\nprint(1)\n", "Python"),
+        ("run", "#!/bin/sh\nset -e\n", "Shell"),
+        ("run", "#! /usr/bin/env -S node --flag\n", "JavaScript"),
+        ("conf", "# vim: set ft=ruby :\nx 1\n", "Ruby"),
+        ("conf", ";;; -*- mode: emacs-lisp; coding: utf-8 -*-\n", "Lisp"),
+        ("noname", 'package main\n\nimport (\n\t"fmt"\n)\n\nfunc main() {\n\tx := 1\n\tfmt.Println(x)\n}\n', "Go"),
+        ("LICENSE", "Permission is hereby granted, free of charge, to any person.\n" * 20, None),
+        ("notes", "The tide rises twice a day; the moon (mostly) pulls it.\n" * 30, None),
+        ("notes.txt", "#!/bin/sh\nset -e\n", None),
+        ("Makefile", "all:\n\tcc a.c\n", "Make"),
+        ("a/Gemfile", "source 'x'\n", "Ruby"),
+    ],
+)
+def test_content_decides_between_languages(path: str, text: str, language: str | None) -> None:
+    assert code_language(path, text) == language
+
+
+@given(st.text(max_size=300), st.sampled_from(["a.h", "a.m", "a.pl", "a.v", "a.ts", "a.inc", "a.d", "a", "a.py"]))
+def test_any_text_has_at_most_one_language(text: str, path: str) -> None:
+    language = code_language(path, text)
+    if path == "a.py":
+        assert language == "Python"
+    if "." in path:
+        assert language is not None
+
+
+@pytest.mark.shared_data
+def test_languages_of_real_files_by_name_and_by_look(shared_data: Path) -> None:
+    names = {"cpp": "C++", "csharp": "C#", "javascript": "JavaScript", "typescript": "TypeScript"}
+    names |= {"php": "PHP", "ocaml": "OCaml"}
+    rows = pq.read_table(shared_data / "long" / "code_files.parquet").to_pylist()
+    truth = [names.get(row["language"], row["language"].capitalize()) for row in rows]
+    assert len(rows) > 400
+    assert [code_language(row["path"], row["code"]) for row in rows] == truth
+    pairs = list(zip(rows, truth))[::3]
+    by_look = [code_language("unnamed", row["code"]) == language for row, language in pairs]
+    assert sum(by_look) > 0.7 * len(by_look)
+
+
+# --- flags ------------------------------------------------------------------------------------------------------
+
+CODE = "def f(x):\n    return x + 1\n\n\n" * 30
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "flags"),
+    [
+        ("a.py", CODE, []),
+        ("a.py", "# Generated by the protocol buffer compiler.  DO NOT EDIT!\n" + CODE, ["generated"]),
+        ("a.go", "// Code generated by mockgen. DO NOT EDIT.\npackage a\n", ["generated"]),
+        ("a.cs", "// <auto-generated>\n" + CODE, ["generated"]),
+        ("a.py", CODE * 3 + "# Generated by x. DO NOT EDIT\n", []),
+        ("a.py", '"""Keys are generated by hashing names; edit at will."""\n' + CODE, []),
+        ("a_pb2.py", CODE, ["generated"]),
+        ("a.py", "def edit():\n    'Generated reports are shown; editing is allowed.'\n" + CODE, []),
+        ("app.min.js", "var a=1;" * 100, ["minified"]),
+        ("app.js", "function f(){return 1};" * 500, ["minified"]),
+        ("a.css", "a{color:red}" * 100, ["minified"]),
+        ("a.js", "var a = 1;\n" * 50 + "//# sourceMappingURL=a.js.map\n", ["generated"]),
+        ("a.json", '{"a": "' + "x y " * 500 + '"}', []),
+        ("t.c", "int t[] = {\n" + "0x12, 0x34, 0xff,\n" * 300 + "};\n", ["data"]),
+        ("t.py", "T = [\n" + "    1.25, 2.5,\n" * 300 + "]\n", ["data"]),
+        ("b.py", "B = '" + "QUJD" * 600 + "'\n", ["data"]),
+        ("node_modules/x/a.js", "var a = 1;\n", ["vendored"]),
+        ("src/third_party/a.c", "int a;\n", ["vendored"]),
+        ("js/jquery-3.1.0.js", "var a = 1;\n", ["vendored"]),
+        ("vendor.py", CODE, []),
+        ("poetry.lock", "[[package]]\n", ["lock"]),
+        ("web/package-lock.json", "{}\n", ["lock"]),
+        ("locks.py", CODE, []),
+    ],
+)
+def test_how_a_file_came_to_be_is_told(path: str, text: str, flags: list[str]) -> None:
+    assert code_flags(path, text, code_language(path, text)) == flags
+
+
+@pytest.mark.shared_data
+def test_few_real_files_are_flagged(shared_data: Path) -> None:
+    rows = pq.read_table(shared_data / "long" / "code_files.parquet").to_pylist()
+    flagged = [row["path"] for row in rows if code_flags(row["path"], row["code"], code_language(row["path"]))]
+    assert 6 <= len(flagged) <= 10  # six are written by a program and say so
+
+
+# --- licences ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "licence"),
+    [
+        ("# SPDX-License-Identifier: MIT\n", "MIT"),
+        ("/* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */", "GPL-2.0-only WITH Linux-syscall-note"),
+        ("// SPDX-License-Identifier: (MIT OR Apache-2.0)\n", "(MIT OR Apache-2.0)"),
+        ("// SPDX-License-Identifier: BSD-3-Clause -->", "BSD-3-Clause"),
+        ('# Licensed under the Apache License, Version 2.0 (the "License");\n', "Apache-2.0"),
+        (GPL.format("", "3", LATER), "GPL-3.0-or-later"),
+        (GPL.format("", "2", "."), "GPL-2.0-only"),
+        (GPL.format("Lesser ", "2.1", LATER), "LGPL-2.1-or-later"),
+        (GPL.format("Affero ", "3", LATER), "AGPL-3.0-or-later"),
+        (BSD.format(BINARY), "BSD-2-Clause"),
+        (BSD.format(BINARY + NAMES), "BSD-3-Clause"),
+        ("# This Source Code Form is subject to the terms of the Mozilla Public License, v. 2.0.", "MPL-2.0"),
+        ("This file is distributed under the MIT License, see LICENSE.", "MIT"),
+        ("licensed under a BSD-style license", None),
+        ("# Copyright 2020 X. All rights reserved.\n", None),
+        ("print('MIT is a university')\n", None),
+        ("x = 1\n" * 2000 + "# SPDX-License-Identifier: MIT\n", None),
+    ],
+)
+def test_a_stated_licence_is_found(text: str, licence: str | None) -> None:
+    assert stated_licence(text) == licence
+
+
+def test_licence_files_of_the_system_are_told_apart() -> None:
+    known = {
+        "Apache-2.0": "Apache-2.0",
+        "BSD": "BSD-3-Clause",
+        "CC0-1.0": "CC0-1.0",
+        "GPL-2": "GPL-2.0-only",
+        "GPL-3": "GPL-3.0-only",
+        "LGPL-2.1": "LGPL-2.1-only",
+        "MPL-2.0": "MPL-2.0",
+        "GFDL-1.3": None,
+    }
+    folder = Path("/usr/share/common-licenses")
+    found = {name: folder / name for name in known if (folder / name).is_file()}
+    if not found:
+        pytest.skip("this system has no folder of licences")
+    for name, path in found.items():
+        assert stated_licence(path.read_text("utf-8", "replace"), whole=True) == known[name], name
+
+
+def test_a_source_file_keeps_its_header_and_says_its_licence() -> None:
+    text = "// SPDX-License-Identifier: ISC\n// @generated\nint main() { return 0; }"
+    (found,) = extract_file(text.encode(), "main.c", Extract(), Columns())
+    assert found == Extracted(
+        "", text, licence="ISC", metadata={"kind": "code", "code": "C", "code_flags": "generated"}
+    )
