@@ -7,7 +7,7 @@ contents, code and forms align as well, so a table without lines has to prove it
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 
@@ -204,7 +204,10 @@ def _ruled(frame: Frame, pieces: list[_Piece]) -> tuple[Box, list[list[str]]] | 
     centers = [piece.center for piece in pieces]
     inner = [rule for rule in frame.down if min(centers) < rule.at < max(centers)]
     bands = levels([top, bottom, *(rule.at for rule in frame.across)])
-    if not inner:
+    if inner:
+        pieces = [part for piece in pieces for part in _split(piece, inner)]
+        rows = _rows(pieces)
+    else:
         if frame.down and len(bands) < 4:  # a box around something
             grid = _aligned(rows)
             return None if grid is None else (frame.box, grid)
@@ -229,6 +232,27 @@ def _ruled(frame: Frame, pieces: list[_Piece]) -> tuple[Box, list[list[str]]] | 
     frame = Frame((left, top, right, bottom), frame.across, inner)
     grid = _filled(frame, bounds, bands, pieces)
     return None if grid is None else (frame.box, grid)
+
+
+def _split(piece: _Piece, rules: list[Rule]) -> list[_Piece]:
+    """The parts of a piece that runs across lines down, parted at the spaces nearest to them.
+
+    Cells that stand close together come as one line; where its letters lie is only known from its length.
+    """
+    crossed = sorted({rule.at for rule in rules if rule.begin < piece.middle < rule.end and _crosses(piece, rule.at)})
+    parts: list[_Piece] = []
+    for at in crossed:
+        text = piece.text
+        wanted = (at - piece.left) / (piece.right - piece.left) * len(text)
+        spaces = [place for place, letter in enumerate(text) if letter == " "]
+        place = min(spaces, key=lambda place: abs(place - wanted), default=-1)
+        if place < 0 or abs(place - wanted) > 2 + 0.15 * len(text):
+            continue
+        before, after = text[:place].strip(), text[place:].strip()
+        if before and after:
+            parts.append(replace(piece, text=before, right=at - 1))
+            piece = replace(piece, text=after, left=at + 1)
+    return [*parts, piece]
 
 
 def _long(rules: list[Rule], height: float) -> list[float]:
