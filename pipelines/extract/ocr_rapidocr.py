@@ -1,11 +1,12 @@
 """Recognition by rapidocr, PaddleOCR's models on onnxruntime: the optional extra `rapidocr`.
 
 The models are part of its wheel (Apache-2.0; PP-OCRv6 small) and nothing is downloaded. They read simplified and
-traditional Chinese, Japanese, English and other languages in plain Latin letters. They do not know the letters of
-Korean, Cyrillic, Arabic, Indic and other scripts and leave them out without a word; such lines are told by how few
-letters stand on their width, and lower the confidence.
+traditional Chinese, Japanese, and the European languages in Latin letters. They do not know most letters of
+Vietnamese and none of Korean, Cyrillic, Arabic, Indic and other scripts, and leave them out without a word; such
+lines are told by how few letters stand on their width, and lower the confidence.
 """
 
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -15,21 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.extract.layout import lay_out
-from pipelines.extract.ocr import (
-    Missing,
-    Recognised,
-    Render,
-    Word,
-    confidence_of,
-    page_lines,
-    read_picture,
-    run_bounded,
-    usual_dpi,
-)
+from pipelines.extract.ocr_engine import Missing, Recognised, Render, run_bounded
+from pipelines.extract.ocr_lines import Word, confidence_of, page_lines
+from pipelines.extract.ocr_packs import OWN_PACKS, SCRIPT_PACKS
+from pipelines.extract.ocr_pictures import read_picture, usual_dpi
 from pipelines.extract.page import PageContent, Unreadable
 
-PACKS = ("chi_sim", "chi_tra", "jpn", "eng", "deu", "fra", "spa", "por", "ita", "nld")
-"""Languages, in tesseract's names, that the bundled models read as well as tesseract's packs do."""
+_READS = {
+    *(pack for label, pack in OWN_PACKS.items() if label[-4:] in ("Latn", "Hans", "Hant", "Jpan") and pack != "vie"),
+    *(SCRIPT_PACKS[script] for script in ("Latn", "Hans", "Hant", "Jpan")),
+}  # the letters of these packs are in its alphabet
 
 _MEMORY_BYTES = 6 << 30  # address space; a page takes about 1.5 GB of memory
 _ROOT = str(Path(__file__).resolve().parents[2])
@@ -42,8 +38,8 @@ _WIDEST_LETTER = 1.2  # heights of a line's box; on a wider one letters are miss
 def find_rapidocr(languages: Sequence[str] = ()) -> "RapidOcr | Missing":
     if any(importlib.util.find_spec(name) is None for name in ("rapidocr", "onnxruntime")):
         return Missing("character recognition with rapidocr needs its package: pip install 'sluice-llm[rapidocr]'")
-    if unknown := [pack for pack in languages if pack not in PACKS]:
-        return Missing(f"rapidocr does not read {', '.join(unknown)}, only {', '.join(PACKS)}; use tesseract")
+    if unknown := [pack for pack in languages if pack not in _READS]:
+        return Missing(f"rapidocr reads Latin letters, Chinese and Japanese, not {', '.join(unknown)}: use tesseract")
     return RapidOcr()
 
 
@@ -105,10 +101,10 @@ def answer() -> None:
 
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries that print must not write into the answer
-    from rapidocr import RapidOCR
+    rapidocr = importlib.import_module("rapidocr")
 
     threads = {f"EngineConfig.onnxruntime.{kind}_op_num_threads": 1 for kind in ("intra", "inter")}
-    engine = RapidOCR(params={**threads, "Global.log_level": "critical"})
+    engine = rapidocr.RapidOCR(params={**threads, "Global.log_level": "critical"})
     picture = Image.open(io.BytesIO(sys.stdin.buffer.read()), formats=["PNG"]).convert("RGB")
 
     def read(rotation: int) -> tuple[float, int, int, list[tuple[str, float, list[float]]]]:

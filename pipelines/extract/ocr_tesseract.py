@@ -1,0 +1,287 @@
+"""Tesseract, and how it finds the language of a page, since it has to be told.
+
+1. With the packs that read the page before, if the result is confident and in the same language.
+2. A strip of the page with much text is read with the pack of all Latin letters. If that is confident, the language
+   of what was read names the pack. Lines that made little sense are tried in other scripts.
+3. Otherwise tesseract's own detection gives rotation and script, and the strip is read in the likeliest scripts.
+"""
+
+import re
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import which
+
+import xxhash
+from PIL import Image
+
+from annotators.language import identify
+from pipelines.extract.layout import lay_out
+from pipelines.extract.ocr_engine import Missing, Recognised, Render, run_bounded
+from pipelines.extract.ocr_lines import Word, box_of, confidence_of, font_size, page_lines, parse_tsv, usual_height
+from pipelines.extract.ocr_packs import DETECTED_SCRIPTS, READS_LATIN, SCRIPT_PACKS, debian_package, packs_of
+from pipelines.extract.ocr_pictures import (
+    DPI,
+    as_pgm,
+    busiest_strip,
+    read_picture,
+    stacked,
+    turned,
+    usual_dpi,
+    without_leaders,
+)
+from pipelines.extract.page import PageContent, Unreadable
+from schemas.languages import LANGUAGES
+
+_GOOD = 0.85  # confidence from which on nothing else is tried
+_FAIR = 0.75  # confidence from which on a strip tells the language
+_DOUBTFUL, _DOUBTFUL_LINES = 0.7, 10  # confidence of lines that may be in another script; how many are tried
+_SURE_LANGUAGE = 0.5  # score of a language that names the pack
+_FEW_LETTERS = 40  # too few to tell the language
+_SMALL_TEXT = 22  # pixels of the font's size; smaller letters are rendered larger and read again
+_OTHER_SCRIPTS = ("Latn", "Cyrl", "Hans", "Jpan", "Hang", "Arab", "Deva", "Grek", "Hebr", "Thai")
+_LATIN_BESIDE = "eng"  # the packs of most scripts read Latin letters badly, which stand in texts of every script
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What one run of tesseract gave."""
+
+    lines: list[list[Word]]
+    confidence: float
+    packs: tuple[str, ...]
+    rotation: int = 0
+    picture: tuple[int, int] = (0, 0)  # its width and height in pixels
+
+    @property
+    def sideways(self) -> bool:
+        """Whether most lines run down or up the page: turned text, or vertical writing."""
+        tall = letters = 0
+        for words in self.lines:
+            length = sum(len(word.text) for word in words)
+            left, top, right, bottom = box_of(words)
+            letters += length
+            tall += length * (length > 2 and bottom - top > 2 * (right - left))
+        return 2 * tall > letters
+
+
+def _language(reading: _Reading) -> str | None:
+    """The language of what was read with some confidence, if there is enough of it to be sure."""
+    text = " ".join(word.text for line in reading.lines for word in line if word.confidence >= _FAIR)
+    if sum(map(str.isalpha, text)) < _FEW_LETTERS:
+        return None
+    answer = identify([text])
+    label: str = answer["language"][0]
+    return label if label in LANGUAGES and answer["language_score"][0] >= _SURE_LANGUAGE else None
+
+
+def find_tesseract(languages: Sequence[str]) -> "Tesseract | Missing":
+    program = which("tesseract")
+    if program is None:
+        wanted = " ".join(map(debian_package, languages)) or "tesseract-ocr-all"
+        return Missing(f"character recognition needs tesseract: apt install tesseract-ocr {wanted}")
+    try:
+        listed = run_bounded([program, "--list-langs"], b"", 30.0).decode("utf-8", "replace")
+        version = run_bounded([program, "--version"], b"", 30.0).decode("utf-8", "replace").split("\n", 1)[0].strip()
+    except (Unreadable, TimeoutError):
+        return Missing("tesseract is there but does not run: apt install --reinstall tesseract-ocr")
+    head, *names = listed.splitlines()
+    folder = match[1] if (match := re.search(r'"(.+)"', head)) else ""
+    installed = {name.rpartition("/")[2]: name for name in names if name}
+    absent = [pack for pack in languages if pack not in installed]
+    if absent:
+        packages = " ".join(map(debian_package, absent))
+        return Missing(f"tesseract has no language pack {', '.join(absent)}: apt install {packages}")
+    if not installed.keys() - {"osd", "equ"}:
+        return Missing("tesseract has no language pack: apt install tesseract-ocr-all")
+    return Tesseract(program, version, Path(folder), installed, tuple(languages))
+
+
+class _Clock:
+    def __init__(self, seconds: float) -> None:
+        self.end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Raises TimeoutError when the time is over."""
+        left = self.end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
+class Tesseract:
+    """The program `tesseract`, a process for every run."""
+
+    def __init__(
+        self, program: str, version: str, folder: Path, installed: dict[str, str], languages: tuple[str, ...]
+    ) -> None:
+        self.program = program
+        self.version = version
+        self.folder = folder
+        self.installed = installed  # pack -> name by which tesseract knows it, which may have a folder before it
+        self.languages = languages
+
+    def identity(self) -> str:
+        """Version, and a hash of the names and sizes of the packs that may be used."""
+        packs = sorted({*self.languages, "osd"} & self.installed.keys() if self.languages else self.installed)
+        told = []
+        for pack in packs:
+            with suppress(OSError):
+                told.append(f"{pack} {(self.folder / f'{self.installed[pack]}.traineddata').stat().st_size}")
+        models = xxhash.xxh3_64_hexdigest("\n".join(told).encode())
+        return " ".join([self.version, *self.languages, models])
+
+    def read(
+        self, render: Render, width: float, height: float, known: Sequence[str] = (), seconds: float = 120.0
+    ) -> Recognised:
+        try:
+            return self._read(render, width, height, tuple(known), _Clock(seconds))
+        except TimeoutError:
+            raise Unreadable("timeout", f"not recognised within {seconds:g} seconds") from None
+
+    def _read(self, render: Render, width: float, height: float, known: tuple[str, ...], clock: "_Clock") -> Recognised:
+        dpi = usual_dpi(width, height)
+        picture = without_leaders(read_picture(render(dpi=dpi)), dpi)
+        best = self._read_upright(picture, dpi, known, clock)
+        if best.confidence < _GOOD and best.lines and _text_size(best) < _SMALL_TEXT and 2 * dpi <= 2 * DPI:
+            larger = without_leaders(read_picture(render(dpi=2 * dpi)), 2 * dpi)
+            again = self._recognise(turned(larger, best.rotation), 2 * dpi, best.packs, clock)
+            if again.confidence > best.confidence:
+                best = replace(again, rotation=best.rotation)
+        if best.rotation in (90, 270):
+            width, height = height, width
+        scale = best.picture[0] / max(width, 1.0)
+        content = PageContent(1, width, height, [page_lines(best.lines, scale)])
+        turn = f", turned by {best.rotation} degrees" if best.rotation else ""
+        reason = f"recognised with {'+'.join(best.packs)}{turn}" if best.lines else "no text was recognised"
+        return Recognised(lay_out(content), round(best.confidence, 4), best.packs, best.rotation, width, height, reason)
+
+    def _read_upright(self, picture: Image.Image, dpi: int, known: tuple[str, ...], clock: _Clock) -> _Reading:
+        """The best reading of the page, turned and with the packs it needs."""
+        if first := self.languages or known:
+            reading = self._recognise(picture, dpi, first, clock)
+            if reading.confidence >= _GOOD and not reading.sideways and (self.languages or self._fits(reading)):
+                return reading
+        else:
+            reading = self._recognise(busiest_strip(picture), dpi, self._script_packs("Latn"), clock)
+        if reading.confidence >= _FAIR and not reading.sideways and not self.languages and _language(reading):
+            reading = self._in_its_language(picture, dpi, reading, clock)
+            if reading.confidence < _GOOD:
+                reading = self._with_other_letters(picture, dpi, reading, clock)
+            if reading.confidence >= _FAIR:
+                return reading
+        rotation, scripts = self._detect(picture, dpi, clock)
+        readings = [reading] if reading.picture == picture.size else []
+        for turn in [rotation] if rotation is not None else (0, 180, 90, 270):
+            upright = turned(picture, turn)
+            if self.languages:
+                reading = self._recognise(upright, dpi, self.languages, clock)
+            else:
+                reading = self._in_its_language(upright, dpi, self._read_strip(upright, dpi, scripts, clock), clock)
+            readings.append(replace(reading, rotation=turn))
+            if reading.confidence >= _GOOD:
+                break
+        return max(readings, key=lambda reading: reading.confidence)
+
+    def _in_its_language(self, picture: Image.Image, dpi: int, reading: _Reading, clock: _Clock) -> _Reading:
+        """The page read with the packs for the language of `reading`, of a part of it or with other packs."""
+        for _ in range(2):
+            packs = self._packs_for(reading)
+            if reading.picture == picture.size and reading.packs == packs:
+                break
+            reading = self._recognise(picture, dpi, packs, clock)
+        return reading
+
+    def _with_other_letters(self, picture: Image.Image, dpi: int, reading: _Reading, clock: _Clock) -> _Reading:
+        """The page read again if lines that made little sense turn out to be in another script."""
+        doubtful = sorted((line for line in reading.lines if confidence_of(line) < _DOUBTFUL), key=confidence_of)
+        letters = sum(len(word.text) for line in doubtful for word in line)
+        if 10 * letters < sum(len(word.text) for line in reading.lines for word in line):
+            return reading
+        doubt = confidence_of(word for line in doubtful[:_DOUBTFUL_LINES] for word in line)
+        cut = stacked(picture, map(box_of, doubtful[:_DOUBTFUL_LINES]))
+        best: _Reading | None = None
+        for script in _OTHER_SCRIPTS[1:]:
+            packs = self._script_packs(script)
+            if packs and packs[0] not in reading.packs:
+                probe = self._recognise(cut, dpi, packs[:1], clock, psm=6)
+                best = max(best or probe, probe, key=lambda each: each.confidence)
+        if best is None or best.confidence < max(_FAIR, doubt + 0.1):
+            return reading
+        again = self._recognise(picture, dpi, self._packs_for(best), clock)
+        return max(reading, again, key=lambda each: each.confidence)
+
+    def _recognise(
+        self, picture: Image.Image, dpi: int, packs: tuple[str, ...], clock: _Clock, psm: int = 3
+    ) -> _Reading:
+        names = "+".join(self.installed[pack] for pack in packs)
+        command = [self.program, "stdin", "stdout", "-l", names, "--dpi", str(dpi), "--psm", str(psm)]
+        table = run_bounded([*command, "-c", "tessedit_create_tsv=1"], as_pgm(picture), clock.left())
+        lines = parse_tsv(table.decode("utf-8", "replace"))
+        confidence = confidence_of(word for words in lines for word in words)
+        return _Reading(lines, confidence, packs, picture=picture.size)
+
+    def _detect(self, picture: Image.Image, dpi: int, clock: _Clock) -> tuple[int | None, tuple[str, ...]]:
+        """Degrees by which the page must be turned clockwise, None if nobody knows, and scripts to try."""
+        if "osd" not in self.installed:
+            return None, _OTHER_SCRIPTS
+        command = [self.program, "stdin", "stdout", "--psm", "0", "-l", "osd", "--dpi", str(dpi)]
+        try:
+            told = run_bounded(command, as_pgm(picture), clock.left()).decode("utf-8", "replace")
+        except Unreadable:
+            return None, _OTHER_SCRIPTS  # too few letters
+        facts = dict(line.split(": ", 1) for line in told.splitlines() if ": " in line)
+        try:
+            sure = float(facts["Orientation confidence"]) >= 1.0
+            rotation, script = int(facts["Rotate"]), facts["Script"]
+        except (KeyError, ValueError):
+            return None, _OTHER_SCRIPTS
+        likely = DETECTED_SCRIPTS.get(script, ())
+        scripts = (*likely, *(other for other in _OTHER_SCRIPTS if other not in likely))
+        return (rotation if sure and rotation in (0, 90, 180, 270) else None), scripts
+
+    def _read_strip(self, picture: Image.Image, dpi: int, scripts: tuple[str, ...], clock: _Clock) -> _Reading:
+        """A strip of a page that is upright, read in one script after the other until one is the right one."""
+        strip = busiest_strip(picture)
+        readings = []
+        for script in scripts:
+            if packs := self._script_packs(script):
+                readings.append(self._recognise(strip, dpi, packs[:1], clock))
+                if readings[-1].confidence >= _FAIR and _language(readings[-1]):
+                    break
+        if not readings:
+            packages = debian_package(SCRIPT_PACKS[scripts[0]])
+            raise Unreadable("needs_ocr", f"tesseract has no language pack for script {scripts[0]}: install {packages}")
+        return max(readings, key=lambda reading: reading.confidence)
+
+    def _script_packs(self, script: str) -> tuple[str, ...]:
+        """The packs to read a script with while its language is not known; the last resort is any of its languages."""
+        of_languages = (pack for label in LANGUAGES if LANGUAGES[label].script == script for pack in packs_of(label))
+        return self._beside_latin([SCRIPT_PACKS[script], *of_languages])
+
+    def _packs_for(self, reading: _Reading) -> tuple[str, ...]:
+        """The packs for the language of what was read; without any those that read it."""
+        label = _language(reading)
+        if label is None:
+            return self._beside_latin(reading.packs[:1])
+        return self._beside_latin(packs_of(label)) or reading.packs
+
+    def _beside_latin(self, packs: Iterable[str]) -> tuple[str, ...]:
+        """The first of the packs that is installed, and the one for Latin letters where it reads them badly."""
+        pack = next((pack for pack in packs if pack in self.installed), None)
+        if pack is None:
+            return ()
+        beside = pack not in READS_LATIN and _LATIN_BESIDE in self.installed
+        return (pack, _LATIN_BESIDE) if beside else (pack,)
+
+    def _fits(self, reading: _Reading) -> bool:
+        """Whether the packs are those of the language of what they read."""
+        return self._packs_for(reading) == reading.packs
+
+
+def _text_size(reading: _Reading) -> float:
+    return usual_height(
+        [Word("".join(word.text for word in line), 0, 0, 0, 0, font_size(line)) for line in reading.lines]
+    )
