@@ -392,7 +392,8 @@ def _by_rows(texts: list[_Row], bounds: list[float]) -> list[list[list[_Piece]]]
     """One row of cells for each row of text; a row that only goes on with cells of the row above is part of it."""
     columns = len(bounds) - 1
     cells: list[list[list[_Piece]]] = []
-    below = 0.0
+    below = above = 0.0
+    tight = _tight(texts)
     for row in texts:
         placed: list[list[_Piece]] = [[] for _ in range(columns)]
         for piece in row:
@@ -402,11 +403,11 @@ def _by_rows(texts: list[_Row], bounds: list[float]) -> list[list[list[_Piece]]]
         size = median(piece.size for piece in row)
         goes_on = (
             cells
-            and used[0] > 0
-            and 2 * len(used) <= columns
             and len(used) < sum(map(bool, cells[-1]))
             and all(cells[-1][column] for column in used)
-            and top - below < 0.6 * size
+            and (
+                row[0].middle - above < tight or (used[0] > 0 and 2 * len(used) <= columns and top - below < 0.6 * size)
+            )
         )
         if goes_on:
             for column in used:
@@ -414,7 +415,18 @@ def _by_rows(texts: list[_Row], bounds: list[float]) -> list[list[list[_Piece]]]
         else:
             cells.append(placed)
         below = max(piece.bottom for piece in row)
+        above = row[0].middle
     return cells
+
+
+def _tight(texts: list[_Row]) -> float:
+    """The distance below which a row of text belongs to the row above; 0 where all rows stand alike."""
+    steps = [below[0].middle - above[0].middle for above, below in pairwise(texts)]
+    if not steps or max(steps) < 1.15 * min(steps):
+        return 0.0
+    limit = (max(steps) + min(steps)) / 2
+    apart = sum(step > limit for step in steps)
+    return limit if 0.4 * len(steps) <= apart else 0.0
 
 
 def _texts(cells: list[list[list[_Piece]]]) -> list[list[str]]:
