@@ -12,7 +12,7 @@ from typing import Literal
 
 _READ = 100_000  # characters of a file in which imports are looked for
 _IMPORTS = 300  # of one file that count
-_SAME_NAME = 200  # files of one name that are compared
+_SAME_NAME = 5_000  # files of one name that are compared
 _ROOTS = ("", "src", "lib", "include", "source", "src/main/java", "src/main/kotlin", "src/main/scala", "app")
 
 # How a language writes an import: a path beside the file or below a root of the tree, or a name with separators that
@@ -118,6 +118,7 @@ class _Tree:
 
     def __init__(self, files: Mapping[str, tuple[str | None, Sequence[str]]]) -> None:
         self.paths = set(files)
+        self.known: dict[str, list[str]] = {}
         self.by_name: dict[str, list[str]] = defaultdict(list)
         self.go_packages: dict[str, list[str]] = defaultdict(list)
         for path in sorted(files):
@@ -131,10 +132,17 @@ class _Tree:
             for spec in specs
         }
 
+    def tails(self, wanted: str) -> list[str]:
+        """The paths that are `wanted` or end in it; of a name that is everywhere the first thousands."""
+        if wanted not in self.known:
+            same = self.by_name.get(posixpath.basename(wanted), [])[:_SAME_NAME]
+            self.known[wanted] = [path for path in same if path == wanted or path.endswith("/" + wanted)]
+        return self.known[wanted]
+
     def near(self, wanted: str, folder: str) -> str | None:
         """The file `wanted` below `folder` or the closest folder above it, or below a usual root of one."""
         wanted = posixpath.normpath(wanted)
-        if posixpath.basename(wanted) not in self.by_name:  # most imports lead out of the repository
+        if not self.tails(wanted):  # most imports lead out of the repository
             return None
         while True:
             for root in _ROOTS:
@@ -149,8 +157,7 @@ class _Tree:
         """The file whose path ends in `wanted`, which has more than one part; of several the nearest."""
         if "/" not in wanted:
             return None
-        same = self.by_name.get(posixpath.basename(wanted), ())
-        found = [path for path in same[:_SAME_NAME] if path.endswith("/" + wanted)]
+        found = self.tails(wanted)
         return min(found, key=lambda path: (-len(posixpath.commonprefix([path, folder])), path), default=None)
 
 

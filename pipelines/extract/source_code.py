@@ -72,8 +72,8 @@ def code_flags(path: str, text: str, language: str | None) -> list[str]:
     if _GENERATED_NAME.search(path) or _GENERATED_TEXT.search(header):
         flags.add("generated")
     if language not in DATA:
-        lines = [line for line in text.split("\n") if line.strip()]
-        longest = sum(len(line) for line in lines if len(line) > _LONG_LINE)
+        lines = [len(line) for line in text.split("\n") if line and not line.isspace()]
+        longest = sum(length for length in lines if length > _LONG_LINE)
         mean = len(text) / max(1, len(lines))
         blob = _BLOB.search(text)
         if not blob and (
