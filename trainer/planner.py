@@ -186,7 +186,8 @@ def _kept(config: ModelConfig, checkpointing: Checkpointing, product: int, token
         and at most so many masks. Rotations keep nothing. Gate, activated gate, up and their product. Experts keep the
         last four and the weighted product for each of a token's rows, with the row itself; the router its input, logits
         and probabilities. The rest are inverses, sums and indices.
-    selective: the block's input, and the results of products and of attention.
+    selective: the block's input, and the results of products and of attention; in bf16 also queries and keys as
+        attention reads them, which the kernel for documents on a GPU hands on for its backward pass.
     full: the block's input.
     """
     c, i, experts, rows = config.hidden_size, config.intermediate_size, config.experts, config.experts_per_token
@@ -194,7 +195,7 @@ def _kept(config: ModelConfig, checkpointing: Checkpointing, product: int, token
     if checkpointing == "full":
         return 4 * c
     if checkpointing == "selective":
-        attention = product * (2 * q + 2 * k + c) + 4 * config.heads
+        attention = product * (2 * q + 2 * k + c + (q + k if product != 4 else 0)) + 4 * config.heads
         expert = product * (2 * i + c)
         return 4 * c + attention + (rows * expert + 4 * experts if experts else expert)
     casts, joined = ((3, 2), 0) if product != 4 else ((1, 1), q + (_MASKS if tokens > _UNMASKED else 0))
