@@ -587,13 +587,14 @@ def _aligned(run: list[_Row]) -> list[list[str]] | None:
         return None
     values = [cell for row in grid[1:] for cell in row[1:] if cell]
     numbers = sum(_NUMBER.fullmatch(cell) is not None for cell in values)
-    words = sum(len(cell.split()) for cell in values)
-    filled = sum(bool(cell) for row in grid for cell in row) / (len(grid) * len(grid[0]))
+    cells = [cell for row in grid for cell in row if cell]
+    words = sum(len(cell.split()) for cell in cells)
+    filled = len(cells) / (len(grid) * len(grid[0]))
     if not values or filled < 0.5 or sum(map(len, values)) < 2 * len(values):
         return None
     if len(grid[0]) == 2:
         return grid if len(grid) >= 4 and numbers >= 0.7 * len(values) else None
-    return grid if numbers >= 0.25 * len(values) or (filled >= 0.8 and words <= 3 * len(values)) else None
+    return grid if numbers >= 0.25 * len(values) or (filled >= 0.8 and words <= 2.5 * len(cells)) else None
 
 
 def _is_prose(rows: list[_Row], bounds: list[float]) -> bool:
