@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu_train import experts_table, steps
+from benchmarks import gpu_train
+from benchmarks.gpu_train import experts_table, loop_rows, steps
 from trainer.model.sizes import ModelConfig
 
 DENSE = ModelConfig(
@@ -31,11 +32,18 @@ def test_without_a_gpu_it_is_skipped() -> None:
 def test_its_steps_run_in_small(experts: int, capsys: pytest.CaptureFixture[str]) -> None:
     config = replace(DENSE, experts=experts, experts_per_token=2 if experts else 0)
     steps(config, 2, 64, torch.device("cpu"), 1, compiled=False)
-    rows = capsys.readouterr().out.splitlines()
+    _, *rows = capsys.readouterr().out.splitlines()
     assert [row.split(",")[0] for row in rows] == ["sluice", "transformers", *["sluice"] * 3]
     first_losses = [float(row.split()[-1]) for row in rows]
     assert first_losses[0] == pytest.approx(first_losses[1], abs=2e-4)
     assert first_losses[2:] == [first_losses[2]] * 3
+
+
+@pytest.mark.slow
+def test_its_loop_runs_in_small(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_train, "SAVE_EVERY", 9)
+    loop_rows(replace(DENSE, vocabulary_size=32_768), 2, 64, torch.device("cpu"), "none", compiled=False)
+    assert capsys.readouterr().out.startswith("training loop, not compiled, recompute none: ")
 
 
 def test_experts_agree_with_the_loop(capsys: pytest.CaptureFixture[str]) -> None:
