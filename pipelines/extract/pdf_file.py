@@ -248,7 +248,7 @@ def make_documents(pages: list[Page], info: PdfInfo, options: Extract, metadata:
         yield Reject("", error, clip(f"none of {info.page_count} pages has readable text: {reason}"))
         return
     metadata = {**metadata, "page_count": str(info.page_count), **_how_read(good, characters)}
-    if warning := judge_document(text, info.page_count):
+    if warning := judge_document(text, info.page_count - len(bad)):
         metadata["warning"] = warning
     if info.title:
         metadata["title"] = clip(info.title)

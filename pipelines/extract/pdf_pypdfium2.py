@@ -19,7 +19,7 @@ from pypdfium2 import PdfDocument, PdfiumError
 from pipelines.extract.page import Box, Line, PageContent, Unreadable, is_mono, picture_scale
 
 _HYPHEN = "\ufffe"  # PDFium's mark for a hyphen at the end of a line, which also stands for the line break
-_WIDE_GAP = 1.0  # em: a wider one ends a line, as between the cells of a table
+_WIDE_GAP = 0.85  # em: a wider one ends a line, as between the cells of a table
 _BOX_HEIGHT = 1.2  # em that a letter's box is high, about
 _BLOCK_GAP = 0.9  # em of space between lines; a wider one ends a block
 _FIXED_PITCH, _ITALIC, _BOLD = 1 << 0, 1 << 6, 1 << 18  # flags of a font descriptor, PDF 32000-1 table 123
