@@ -117,7 +117,7 @@ def source_words(text: str) -> list[str]:
         " ",
         body,
     )
-    body = re.sub(r"\\textsu(?:per|b)script|\^", "", body).replace("{", "").replace("}", "")
+    body = re.sub(r"\\textsu(?:per|b)script\{([^{}]*)\}", r"\1", body)
     return words(re.sub(r"\\[a-zA-Z]+\*?(?:\[[^\]]*\])?|[{}$&~\\]", " ", body))
 
 

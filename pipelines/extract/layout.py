@@ -37,6 +37,7 @@ _CELL_GAP = 1.2  # em: pieces of a row farther apart are cells, unless the first
 _MARKER_GAP = 6.0  # em between a marker and its text at most
 _STRETCHED_GAP = 2.5  # em between words of a justified line at most
 _SPACE = 0.25  # em that a space is wide, about
+_OVERHANG, _WIDE_SPACE = 0.5, 1.2  # em by which a piece may begin before the end of the last, also after a space
 _TOUCHING = 0.12  # em: pieces closer than that are parts of one word
 _SAME_SIZE = 0.08  # share by which sizes of one text may differ
 _BODY = 0.3  # of the letters of a page
@@ -209,15 +210,17 @@ def _rows(lines: list[Line], places: dict[int, Table | None]) -> tuple[list[_Row
             text = " ".join(text.split())
         if not text:
             continue
+        # The space that ends a line may be as wide as a letter, and the next letter stand on it.
+        backwards = _WIDE_SPACE if space_follows else _OVERHANG
         spaced, space_follows = space_follows or line.text[:1] == " ", line.text[-1:] == " "
         if row is not None and min(bottom, row.bottom) - max(top, row.top) > 0.5 * min(
             bottom - top, row.bottom - row.top
         ):
             em = max(size, row.size)
             gap = left - row.right
-            if gap < -0.5 * em and (rtl or row.rtl):
+            if gap < -_OVERHANG * em and (rtl or row.rtl):
                 gap = row.left - right
-            if gap > -0.5 * em:
+            if gap > -backwards * em and (gap > -_OVERHANG * em or left > row.left):
                 near = gap < _CELL_GAP * em
                 if near or (gap < _MARKER_GAP * em and _MARKER_ALONE.fullmatch(row.text)):
                     _extend(row, text, (left, top, right, bottom), line, rtl, gap, spaced)
@@ -334,7 +337,7 @@ def _same_margins(row: _Row, other: _Row) -> bool:
 def _ordered(rows: list[_Row], columns: bool, width: float, height: float, rtl: bool) -> Iterator[list[_Row]]:
     """The rows in reading order, in runs that go down without a jump."""
     runs = _runs(rows, strict=False)
-    head, body, foot = _edges(runs, height)
+    head, body, foot = _edges(runs, height, columns)
     if columns or (len(body) > 1 and jumps_back([_box(run) for run in body], rtl)):
         body = _runs([row for run in body for row in run], strict=True)
         order = reading_order([_box(run) for run in body], rtl)
@@ -344,11 +347,13 @@ def _ordered(rows: list[_Row], columns: bool, width: float, height: float, rtl: 
     yield from foot
 
 
-def _edges(runs: list[list[_Row]], height: float) -> tuple[list[list[_Row]], list[list[_Row]], list[list[_Row]]]:
+def _edges(
+    runs: list[list[_Row]], height: float, columns: bool
+) -> tuple[list[list[_Row]], list[list[_Row]], list[list[_Row]]]:
     """Short runs above and below everything else, whenever the file draws them; then the rest between them."""
     top, bottom = _MARGIN * height, (1 - _MARGIN) * height
     long = [run for run in runs if len(run) > _EDGE_ROWS]
-    if long:
+    if not columns and 2 * sum(map(len, long)) > sum(map(len, runs)):
         top = max(top, min(run[0].top for run in long) + 1)
         bottom = min(bottom, max(run[-1].bottom for run in long) - 1)
     head, body, foot = [], [], []
