@@ -16,7 +16,8 @@ from pipelines.extract.tables import Table
 from pipelines.extract.wrapping import continues, join_pair, mend_hyphens
 
 WIDTH, HEIGHT = 600.0, 800.0
-words = st.lists(st.text("abcdefghijklmnop", min_size=1, max_size=9), min_size=1, max_size=60)
+# Without vowels: no piece of a word is a conjunction, before which a hyphen stays.
+words = st.lists(st.text("bcdfghjklm", min_size=1, max_size=9), min_size=1, max_size=60)
 
 
 def line(text, left, top, size=10.0, letter=0.5, **how):
@@ -64,10 +65,8 @@ def test_words_broken_at_line_ends_come_back_whole(whole, chance):
         before, after = rest[:cut], rest[cut:]
         if before[-1] == " " or after[0] == " ":
             pieces.append(before.strip())
-        elif before[-1].isalpha() and after[0].isalpha() and after.split()[0] not in {"a", "e", "i", "o", "en", "of"}:
-            pieces.append(before + "-")
         else:
-            continue
+            pieces.append(before + "-")
         rest = after.strip()
     pieces = [piece for piece in (*pieces, rest) if piece]
     joined = pieces[0]
