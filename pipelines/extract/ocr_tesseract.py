@@ -6,7 +6,9 @@
 3. Otherwise tesseract's own detection gives rotation and script, and the strip is read in the likeliest scripts.
 """
 
+import math
 import re
+import statistics
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -41,7 +43,10 @@ _DOUBTFUL, _DOUBTFUL_LINES = 0.7, 10  # confidence of lines that may be in anoth
 _SURE_LANGUAGE = 0.5  # score of a language that names the pack
 _FEW_LETTERS = 40  # too few to tell the language
 _SMALL_TEXT = 22  # pixels of the font's size; smaller letters are rendered larger and read again
-_OTHER_SCRIPTS = ("Latn", "Cyrl", "Hans", "Jpan", "Hang", "Arab", "Deva", "Grek", "Hebr", "Thai")
+_LATIN_FIRST = 0.1  # confidence by which another script must be better where none is sure
+_SKEW = 0.8  # degrees from which on a page is turned straight and read again
+_LONG_LINE, _LONG_LINES = 5, 4  # words of a line, and such lines, that tell the skew of a page
+_OTHER_SCRIPTS = ("Latn", "Cyrl", "Hans", "Hant", "Jpan", "Hang", "Arab", "Deva", "Grek", "Hebr", "Thai")
 _LATIN_BESIDE = "eng"  # the packs of most scripts read Latin letters badly, which stand in texts of every script
 
 
@@ -99,6 +104,16 @@ def find_tesseract(languages: Sequence[str]) -> "Tesseract | Missing":
     return Tesseract(program, version, Path(folder), installed, tuple(languages))
 
 
+def _skew(lines: Sequence[Sequence[Word]]) -> float:
+    """Degrees by which most lines fall to the right."""
+    angles = [
+        math.degrees(math.atan2(line[-1].bottom - line[0].bottom, line[-1].right - line[0].left))
+        for line in lines
+        if len(line) >= _LONG_LINE
+    ]
+    return statistics.median(angles) if len(angles) >= _LONG_LINES else 0.0
+
+
 class _Clock:
     def __init__(self, seconds: float) -> None:
         self.end = time.monotonic() + seconds
@@ -150,6 +165,11 @@ class Tesseract:
             again = self._recognise(turned(larger, best.rotation), 2 * dpi, best.packs, clock)
             if again.confidence > best.confidence:
                 best = replace(again, rotation=best.rotation)
+        elif abs(skew := _skew(best.lines)) >= _SKEW:
+            straight = turned(picture, best.rotation).rotate(skew, Image.Resampling.BILINEAR, fillcolor=255)
+            again = self._recognise(straight, dpi, best.packs, clock)
+            if again.confidence > best.confidence - 0.05:
+                best = replace(again, rotation=best.rotation)
         if best.rotation in (90, 270):
             width, height = height, width
         scale = best.picture[0] / max(width, 1.0)
@@ -166,23 +186,22 @@ class Tesseract:
                 return reading
         else:
             reading = self._recognise(busiest_strip(picture), dpi, self._script_packs("Latn"), clock)
-        if reading.confidence >= _FAIR and not reading.sideways and not self.languages and _language(reading):
+        if not self.languages and self._is_sure(reading):
             reading = self._in_its_language(picture, dpi, reading, clock)
             if reading.confidence < _GOOD:
                 reading = self._with_other_letters(picture, dpi, reading, clock)
             if reading.confidence >= _FAIR:
                 return reading
         rotation, scripts = self._detect(picture, dpi, clock)
+        if rotation is None:
+            rotation = self._guess_rotation(picture, dpi, clock)
         readings = [reading] if reading.picture == picture.size else []
-        for turn in [rotation] if rotation is not None else (0, 180, 90, 270):
-            upright = turned(picture, turn)
-            if self.languages:
-                reading = self._recognise(upright, dpi, self.languages, clock)
-            else:
-                reading = self._in_its_language(upright, dpi, self._read_strip(upright, dpi, scripts, clock), clock)
-            readings.append(replace(reading, rotation=turn))
-            if reading.confidence >= _GOOD:
-                break
+        upright = turned(picture, rotation)
+        if self.languages:
+            reading = self._recognise(upright, dpi, self.languages, clock)
+        else:
+            reading = self._in_its_language(upright, dpi, self._read_strip(upright, dpi, scripts, clock), clock)
+        readings.append(replace(reading, rotation=rotation))
         return max(readings, key=lambda reading: reading.confidence)
 
     def _in_its_language(self, picture: Image.Image, dpi: int, reading: _Reading, clock: _Clock) -> _Reading:
@@ -242,19 +261,30 @@ class Tesseract:
         scripts = (*likely, *(other for other in _OTHER_SCRIPTS if other not in likely))
         return (rotation if sure and rotation in (0, 90, 180, 270) else None), scripts
 
+    def _guess_rotation(self, picture: Image.Image, dpi: int, clock: _Clock) -> int:
+        """Degrees by which a strip reads best, for pages with too few letters for tesseract's own detection."""
+        packs = self.languages or self._script_packs("Latn")
+        if not packs:
+            return 0
+        strips = {turn: busiest_strip(turned(picture, turn)) for turn in (0, 180, 90, 270)}
+        readings = {turn: self._recognise(strip, dpi, packs, clock) for turn, strip in strips.items()}
+        best = max(readings, key=lambda turn: readings[turn].confidence)
+        return best if readings[best].confidence >= _FAIR else 0
+
     def _read_strip(self, picture: Image.Image, dpi: int, scripts: tuple[str, ...], clock: _Clock) -> _Reading:
         """A strip of a page that is upright, read in one script after the other until one is the right one."""
         strip = busiest_strip(picture)
         readings = []
         for script in scripts:
             if packs := self._script_packs(script):
-                readings.append(self._recognise(strip, dpi, packs[:1], clock))
-                if readings[-1].confidence >= _FAIR and _language(readings[-1]):
-                    break
+                reading = self._recognise(strip, dpi, packs[:1], clock)
+                if self._is_sure(reading):
+                    return reading
+                readings.append((reading.confidence + _LATIN_FIRST * (script == "Latn"), reading))
         if not readings:
             packages = debian_package(SCRIPT_PACKS[scripts[0]])
             raise Unreadable("needs_ocr", f"tesseract has no language pack for script {scripts[0]}: install {packages}")
-        return max(readings, key=lambda reading: reading.confidence)
+        return max(readings, key=lambda each: each[0])[1]
 
     def _script_packs(self, script: str) -> tuple[str, ...]:
         """The packs to read a script with while its language is not known; the last resort is any of its languages."""
@@ -275,6 +305,11 @@ class Tesseract:
             return ()
         beside = pack not in READS_LATIN and _LATIN_BESIDE in self.installed
         return (pack, _LATIN_BESIDE) if beside else (pack,)
+
+    def _is_sure(self, reading: _Reading) -> bool:
+        """Whether the page is upright and in the script of the packs."""
+        least = _FAIR if _language(reading) else _GOOD
+        return reading.confidence >= least and not reading.sideways
 
     def _fits(self, reading: _Reading) -> bool:
         """Whether the packs are those of the language of what they read."""
