@@ -32,7 +32,7 @@ _CODE_LINE = re.compile(
 
 _PATH_KEYS = ("path", "file_path", "filename")  # of the metadata, where a table holds many files
 _LANGUAGE_KEYS = ("code", "programming_language")
-_PROSE_KINDS = ("docstrings", "html", "pdf")  # what extraction says of a text, whatever its file is called
+_PROSE_KINDS = ("docstrings", "docx", "epub", "html", "pdf")  # what extraction says of a text, whatever its file is called
 
 
 def code_rows(batch: pa.RecordBatch) -> list[bool]:
@@ -54,7 +54,7 @@ def _is_code_row(path: str, metadata: dict[str, str], text: pa.Scalar) -> bool:
 def is_code(path: str, text: str) -> bool:
     """Whether a document is source code, by its path and, where that tells nothing, by its first 100 lines."""
     extension = PurePosixPath(path.lower()).suffix[1:]
-    language = code_language(path)
+    language = code_language(path, text)
     if language is not None:
         return language not in DATA
     if extension in PROSE_EXTENSIONS:

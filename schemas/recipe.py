@@ -190,8 +190,8 @@ class Extract(Section):
     max_file_bytes: int = Field(
         2 << 30,
         ge=1,
-        description="Largest file of one document, and most bytes that a compressed file may unpack to. Plain JSONL "
-        "and Parquet are streamed and may be larger.",
+        description="Largest file of one document, and most bytes that a compressed file may unpack to; tar, zip and "
+        "WARC may unpack to 100 times their size. Plain JSONL and Parquet are streamed and may be larger.",
     )
     max_characters: int = Field(5_000_000, ge=1, description="Largest document in characters.")
     max_pages: int = Field(20_000, ge=1, description="Largest PDF in pages.")

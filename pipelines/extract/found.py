@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from schemas.recipe import Extract
 
 if TYPE_CHECKING:
-    from pipelines.extract.refine import Refined
+    from pipelines.extract.refined import Refined
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import IO, Any
 
-import brotli  # type: ignore[import-untyped]
+import brotli
 import zstandard
 from resiliparse.parse.encoding import map_encoding_to_html5
 
