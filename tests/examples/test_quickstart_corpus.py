@@ -16,7 +16,8 @@ RECORD_COLUMNS = Columns(text="body", id="doc", url="link", date="published", li
 
 def read(path: Path) -> list[Extracted | Reject]:
     columns = RECORD_COLUMNS if path.parent.name == "records" else Columns()
-    return list(extract_file(path, path.name, Extract(), columns))
+    found = extract_file(path, path.name, Extract(ocr="none"), columns)
+    return [one for one in found if isinstance(one, (Extracted, Reject))]
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +37,9 @@ def test_pdf_pages_hold_the_source_paragraphs_in_reading_order(found: dict[str, 
     for stem, source in sources.items():
         (document,) = found[f"{stem}.pdf"]
         assert isinstance(document, Extracted)
-        assert document.text.split() == source.read_text("utf-8").removeprefix("# ").split()
+        assert document.text.split() == source.read_text("utf-8").split()
         pages = [document.text[begin:end] for _, begin, end in document.pages]
-        assert "\n\n".join(pages) == document.text
+        assert [word for page in pages for word in page.split()] == document.text.split()
         assert [number for number, _, _ in document.pages] == list(range(1, len(pages) + 1))
         assert len(pages) == (2 if stem in {"photosynthesis.en", "bruecken.de"} else 1)
 
@@ -54,7 +55,7 @@ def test_html_pages_lose_their_navigation(found: dict[str, list[Extracted | Reje
 def test_the_page_in_a_legacy_charset_reads_as_russian(found: dict[str, list[Extracted | Reject]]) -> None:
     (chess,) = found["chess.ru.html"]
     assert isinstance(chess, Extracted)
-    assert chess.text.startswith("Как машина научилась играть в шахматы")
+    assert chess.text.startswith("# Как машина научилась играть в шахматы")
     assert "\ufffd" not in chess.text
 
 

@@ -15,7 +15,7 @@ sources:
   - name: records
     path: "{corpus}/records"
     columns: {{text: body, id: doc, url: link, date: published, licence: rights}}
-extract: {{shard_bytes: 60_000}}
+extract: {{shard_bytes: 60_000, ocr: none}}
 split: {{validation: 0.15}}
 tokenizer: {{vocabulary_size: 600}}
 mix: {{cell_tokens: 2000}}
