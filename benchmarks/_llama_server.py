@@ -46,7 +46,7 @@ def model_file() -> str | None:
 
 
 @contextlib.contextmanager
-def llama_server(model: str, threads: int = 2) -> Iterator[str]:
+def llama_server(model: str, threads: int = 1) -> Iterator[str]:
     """The address of a server of the model in the file `model`; it ends with the block."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -174,7 +174,8 @@ def table(pieces: list[tuple[str, str, str]]) -> None:
 def with_model(pieces: list[tuple[str, str, str]], file: str) -> None:
     """A handful of pieces: on a CPU this takes minutes."""
     with llama_server(file) as url:
-        options = OPTIONS.model_copy(update={"url": url, "model": MODEL, "max_tokens": 400, "concurrency": 1})
+        small = {"max_tokens": 250, "temperatures": [0.0], "concurrency": 1}
+        options = OPTIONS.model_copy(update={"url": url, "model": MODEL} | small)
         with ServedModel(options) as model:
             start = time.perf_counter()
             done = list(refine_texts((before for before, _, _ in pieces), model, options))
@@ -209,7 +210,7 @@ def main() -> None:
     table(pieces)
     if options.model:
         if file := model_file():
-            english = [piece for piece in pieces if piece[1] in clean["en"]][:10]
+            english = [piece for piece in pieces if piece[1] in clean["en"]][:6]
             with_model(english, file)
         else:
             print("no real model: see benchmarks/_llama_server.py for what to install")
