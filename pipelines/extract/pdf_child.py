@@ -1,9 +1,10 @@
-"""What the child process does with a PDF: opens it, reads a page, renders a page. See `isolate` and `pdf`.
+"""What the child process does with a PDF: opens it, reads a page, renders a page. See `isolate` and `pdf_file`.
 
 Every request names the file, so that a new child can go on where one died; the last file stays open between requests.
 """
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 from pipelines.extract.judge import judge
@@ -11,12 +12,13 @@ from pipelines.extract.layout import lay_out
 from pipelines.extract.page import Document, Page, Unreadable
 from pipelines.extract.tables import find_tables
 
-_open: tuple[tuple[str, str, tuple[str, ...]], Document] | None = None
+_open: tuple[tuple[Any, ...], Document] | None = None
 
 
 def _document(path: str, backend: str, passwords: list[str]) -> Document:
     global _open
-    key = (path, backend, tuple(passwords))
+    state = Path(path).stat()  # the path of a temporary file may come back with another file behind it
+    key = (path, state.st_ino, state.st_size, state.st_mtime_ns, backend, tuple(passwords))
     if _open is None or _open[0] != key:
         close_document()
         module = importlib.import_module(f"pipelines.extract.pdf_{backend}")
@@ -34,7 +36,6 @@ def close_document() -> None:
 
 def open_document(payload: bytes, path: str, backend: str, passwords: list[str]) -> dict[str, Any]:
     """`page_count` and `title` of a file, or an `error` and a `message`."""
-    close_document()  # the path of a temporary file may come back with another file behind it
     try:
         document = _document(path, backend, passwords)
     except Unreadable as unreadable:
@@ -44,8 +45,8 @@ def open_document(payload: bytes, path: str, backend: str, passwords: list[str])
 
 def read_page(payload: bytes, path: str, backend: str, passwords: list[str], number: int) -> dict[str, Any]:
     """A `Page` as values that JSON can carry; its route is `ocr` where the text layer will not do."""
-    document = _document(path, backend, passwords)
     try:
+        document = _document(path, backend, passwords)
         content = document.read(number)
     except Unreadable as unreadable:
         return {"error": unreadable.error, "message": unreadable.message}

@@ -118,6 +118,7 @@ class _Reader:
         self.options = options
         self.vision = served_model(options.vision, options.answers)
         self.faults = 0
+        self.opened = False  # by the child that will be asked next
         self.packs: tuple[str, ...] = ()  # of languages, that read the page before
 
     def pages(self, first: int, last: int) -> Iterator[Page]:
@@ -199,8 +200,11 @@ class _Reader:
     def _ask(self, reader: str, number: int, **more: Any) -> tuple[dict[str, Any], bytes]:
         request = {**self.request, "number": number, **more}
         with self.lock:
+            if not self.opened:  # the time that it takes to open a large or damaged file is no page's
+                self.isolated.ask("pdf_open", self.request, seconds=self.options.file_seconds)
             answer, data = self.isolated.ask(reader, request, seconds=self.options.page_seconds)
-            self.faults += answer.get("error") in _FATAL
+            self.opened = answer.get("error") not in _FATAL
+            self.faults += not self.opened
         return answer, data
 
 
@@ -275,7 +279,9 @@ def _part(
         yield Repair(locator, refined, model.server.model)
     document = make_document(locator, piece, options, metadata)
     if isinstance(document, Extracted):
-        document.pages.extend(spans)
+        cut = len(piece) - len(piece.lstrip("\n\ufeff"))  # what `clean_text` takes off
+        moved = ((page, max(0, start - cut), min(end - cut, len(document.text))) for page, start, end in spans)
+        document.pages.extend(span for span in moved if span[1] < span[2])
     yield document
 
 

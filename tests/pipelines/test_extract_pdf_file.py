@@ -9,14 +9,18 @@ from pathlib import Path
 
 import pymupdf
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pipelines.extract.found import Extracted, PageFact, Reject
+from pipelines.extract.found import Extracted, PageFact, Reject, Repair
+from pipelines.extract.isolate import Isolated
 from pipelines.extract.page import Block, Page
 from pipelines.extract.pdf_file import PAGES_PER_RANGE, PdfInfo, extract_pdf, make_documents, page_ranges, read_range
 from pipelines.extract.stage import run
 from schemas.job import Job
 from schemas.recipe import Extract, check_recipe
 from tests.pipelines.conftest import Silence
+from tests.scripted_model_server import Reply, simulated_model_server
 
 NUMBERS = "zero one two three four five six seven eight nine".split()
 WITHOUT_OCR = {"ocr": "none"}
@@ -185,6 +189,111 @@ def test_control_characters_of_a_block_do_not_move_the_spans():
     ]
     told = {"page_count": "10", "routes": "ocr 10", "confidence": "0.50", "title": "A title"}
     assert document.metadata == {**told, "warning": "almost no text"}
+
+
+LETTERS = st.text("ab \n\x02-.\ufeff\x85\u2028\x00#A1|`é漢", max_size=30)
+KINDS = st.sampled_from(["paragraph", "heading", "list", "code", "table", "markdown"])
+BLOCKS = st.builds(lambda kind, text, y: Block(kind, text, (50, y, 300, y + 10), 10), KINDS, LETTERS, st.floats(0, 700))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.lists(BLOCKS, max_size=4), max_size=5), st.sampled_from([20, 60, 5_000]))
+def test_spans_follow_each_other_and_hold_text_whatever_the_pages_hold(contents, limit):
+    pages = [Page(number, "text_layer", "made", 1, 600, 800, blocks) for number, blocks in enumerate(contents, 1)]
+    found = list(make_documents(pages, PdfInfo(len(pages), ""), Extract(max_characters=limit), {}))
+    for document in parts(found, Extracted):
+        at = 0
+        for _, begin, end in document.pages:
+            assert at <= begin < end <= len(document.text)
+            assert not document.text[at:begin].strip() and not document.text[begin].isspace()
+            at = end
+        assert not document.text[at:].strip() and "\x02" not in document.text
+
+
+def test_a_path_may_come_back_with_another_file_behind_it(tmp_path):
+    path = make_pdf(tmp_path / "a.pdf", 1)
+    request = {"path": str(path), "backend": "pymupdf", "passwords": [], "number": 1}
+    with Isolated() as isolated:
+        before, _ = isolated.ask("pdf_page", request)
+        make_pdf(path, 1, lambda page: "Nobody reads this page, which was written later.")
+        after, _ = isolated.ask("pdf_page", request)
+    assert "lighthouse keeper" in str(before["blocks"]) and "Nobody reads" in str(after["blocks"])
+
+
+def test_opening_a_file_has_a_time_of_its_own_in_every_child(tmp_path, monkeypatch):
+    asked = []
+    ask = Isolated.ask
+
+    def spy(self, reader, request, payload=b"", seconds=60.0):
+        asked.append((reader, seconds))
+        hangs = reader == "pdf_page" and request["number"] == 2
+        return ask(self, reader, request, payload, 1e-6 if hangs else seconds)
+
+    monkeypatch.setattr(Isolated, "ask", spy)
+    found = read(make_pdf(tmp_path / "book.pdf", 3), file_seconds=50, page_seconds=20)
+    assert [reject.error for reject in parts(found, Reject)] == ["timeout"]
+    page, opened = ("pdf_page", 20), ("pdf_open", 50)
+    assert asked == [opened, opened, page, page, opened, page]
+
+
+SCAN = "The second page is a picture, and nothing but a model reads it to the end."
+
+
+def with_a_scan(path):
+    """Three pages, of which the second is a picture."""
+    make_pdf(path, 3)
+    with pymupdf.open(path) as document:
+        with pymupdf.open() as printed:
+            sheet = printed.new_page(width=400, height=500)
+            sheet.insert_textbox((50, 80, 350, 300), SCAN, fontsize=11)
+            picture = sheet.get_pixmap(dpi=150)
+        document.delete_page(1)
+        document.new_page(1, width=400, height=500).insert_image((0, 0, 400, 500), pixmap=picture)
+        document.save(path.with_name("scan.pdf"))
+    return path.with_name("scan.pdf")
+
+
+def read_by_model(path, reply, role, **keys):
+    with simulated_model_server(reply, ["small"]) as server:
+        return read(path, **{role: {"url": server.url, "model": "small", "attempts": 1, **keys}}), server.requests
+
+
+def test_a_vision_model_reads_the_pages_that_need_it(tmp_path):
+    answer = Reply(f"---\nturn: 0\nlanguage: en\ntext: yes\n---\n{SCAN}")
+    found, requests = read_by_model(with_a_scan(tmp_path / "book.pdf"), [answer], "vision")
+    (document,) = parts(found, Extracted)
+    assert [fact.route for fact in parts(found, PageFact)] == ["text_layer", "vlm", "text_layer"]
+    for (_, begin, end), wanted in zip(document.pages, [sentence(1), SCAN, sentence(3)], strict=True):
+        assert " ".join(document.text[begin:end].split()).endswith(wanted)
+    assert len(requests) == 1 and document.metadata["routes"] == "text_layer 2, vlm 1"
+
+
+@pytest.mark.parametrize("max_fallback", [0.004, 1.0])
+def test_a_page_that_the_vision_model_did_not_read_falls_back(tmp_path, max_fallback):
+    path = with_a_scan(tmp_path / "book.pdf")
+    found, requests = read_by_model(path, [Reply("nonsense")], "vision", max_fallback=max_fallback, temperatures=[0.5])
+    facts = parts(found, PageFact)
+    assert [fact.error for fact in facts] == [None, "needs_ocr", None] and len(requests) == 1
+    assert "the vision model did not read it: no answer will do" in facts[1].reason
+    (reject,) = parts(found, Reject)
+    assert (reject.locator, reject.error) == (("", "vision_failed") if max_fallback < 1 else ("page=2", "needs_ocr"))
+    assert len(parts(found, Extracted)) == int(max_fallback == 1)
+
+
+def test_the_spans_of_pages_follow_the_repair_of_their_text(tmp_path):
+    path = make_pdf(tmp_path / "book.pdf", 4, lambda page: sentence(page).replace("evening", "even ing"))
+
+    def repair(sent, number):
+        text = sent["messages"][1]["content"].partition("<text>\n")[2].removesuffix("\n</text>")
+        return Reply(text.replace("even ing", "evening"))
+
+    found, requests = read_by_model(path, repair, "refine", chunk_characters=200)
+    (document,) = parts(found, Extracted)
+    (repaired,) = parts(found, Repair)
+    assert requests and all(chunk.accepted for chunk in repaired.refined.chunks)
+    assert [" ".join(document.text[begin:end].split()) for _, begin, end in document.pages] == [
+        sentence(page) for page in (1, 2, 3, 4)
+    ]
 
 
 def test_a_page_survives_the_pipe():
