@@ -177,9 +177,12 @@ def _within(piece: _Piece, box: Box) -> bool:
 
 
 def _text(pieces: list[_Piece]) -> str:
-    """The pieces of a cell as one line of text."""
+    """The pieces of a cell as one line of text, in the order in which they are read."""
     text = ""
+    backwards = _is_right_to_left("".join(piece.text for piece in pieces))
     for row in _rows(pieces):
+        if backwards:
+            row.reverse()
         line = " ".join(" ".join(piece.text for piece in row).split())
         text = join_pair(text, line) if text else line
     return _LEADERS.sub("", text).rstrip()
@@ -640,12 +643,15 @@ def _is_list(grid: list[list[str]]) -> bool:
     return len(grid[0]) == 2 and marks >= 0.7 * sum(bool(row[0]) for row in grid)
 
 
+def _is_right_to_left(text: str) -> bool:
+    return 2 * len(_RIGHT_TO_LEFT.findall(text)) > sum(map(str.isalpha, text)) > 0
+
+
 # --- Markdown ---
 
 
 def _markdown(grid: list[list[str]]) -> str:
-    text = "".join(cell for row in grid for cell in row)
-    if 2 * len(_RIGHT_TO_LEFT.findall(text)) > sum(map(str.isalpha, text)) > 0:
+    if _is_right_to_left("".join(cell for row in grid for cell in row)):
         grid = [row[::-1] for row in grid]
     rows = [[cell.replace("\\", "\\\\").replace("|", "\\|") for cell in row] for row in grid]
     rows.insert(1, ["---"] * len(grid[0]))

@@ -133,6 +133,15 @@ def test_columns_of_right_to_left_text_begin_at_the_right() -> None:
     assert table.markdown == markdown([["אחת", "שניים"], ["שלוש", "ארבע"]])
 
 
+def test_pieces_of_a_right_to_left_cell_are_read_from_the_right() -> None:
+    drawing = Drawing()
+    grid(drawing, [["ثلاثة", "", "واحد"], ["خمسة", "أربعة", "ستة"]])
+    drawing.write(170, 105, "ثانية")  # in the middle cell of the first row, which says «كلمة ثانية»
+    drawing.write(215, 105, "كلمة")
+    (table,) = drawing.tables()
+    assert table.markdown.splitlines()[0] == "| واحد | كلمة ثانية | ثلاثة |"
+
+
 def test_a_line_across_two_cells_is_parted() -> None:
     drawing = Drawing()
     grid(drawing, [["first", "1"], ["second", "2"], ["", ""]])
