@@ -55,6 +55,14 @@ def open_pdf(path: str, passwords: Sequence[str]) -> "PdfiumDocument":
     raise Unreadable("encrypted", tried)
 
 
+def _title(pdf: PdfDocument) -> str:
+    """The title in the file's metadata; none where it is no valid UTF-16, which is no reason to reject the file."""
+    try:
+        return " ".join(pdf.get_metadata_value("Title").split())
+    except UnicodeDecodeError:
+        return ""
+
+
 class PdfiumDocument:
     """An open PDF; see `page.Document`."""
 
@@ -62,7 +70,7 @@ class PdfiumDocument:
         self._pdf = pdf
         self._mono: dict[str, bool] = {}
         self.page_count: int = len(pdf)
-        self.title = " ".join(pdf.get_metadata_value("Title").split())
+        self.title = _title(pdf)
 
     def read(self, number: int) -> PageContent:
         """The text layer of page `number`, counted from 1."""

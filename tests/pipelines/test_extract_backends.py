@@ -166,6 +166,17 @@ def test_files_that_cannot_be_read_say_why(backend, tmp_path):
 
 
 @both
+def test_a_broken_title_costs_nothing_but_the_title(backend, tmp_path):
+    document = pymupdf.open()
+    document.new_page().insert_text((40, 50), "The text is good", fontname="helv", fontsize=10)
+    information = document.get_new_xref()
+    document.update_object(information, "<</Title<feffd800d800dc00>>>")  # halves of surrogate pairs in UTF-16
+    document.xref_set_key(-1, "Info", f"{information} 0 R")
+    document.save(tmp_path / "file.pdf")
+    assert markdown(backend, tmp_path / "file.pdf") == "The text is good"
+
+
+@both
 def test_a_page_that_is_not_there_is_unreadable(backend, book):
     document = backend.open_pdf(str(book), [])
     with pytest.raises(Unreadable):
