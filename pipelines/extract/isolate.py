@@ -37,6 +37,8 @@ READERS = {
 MEMORY_BYTES = 4 << 30  # address space of a child
 ANSWERS_PER_CHILD = 5_000  # then it is replaced, which bounds what leaks in a parser can add up to
 _START_SECONDS = 120.0
+# NumPy would take 40 MB of the address space for every core, and CPU time faster than the clock runs.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 _HEADER = struct.Struct(">II")
 _ROOT = str(Path(__file__).resolve().parents[2])
 # The package is found beside this very file, never in the working folder of whoever runs it.
@@ -52,6 +54,7 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, **_ONE_THREAD},
         )
         assert self.process.stdin and self.process.stdout
         self.answered = -1  # the greeting is not an answer

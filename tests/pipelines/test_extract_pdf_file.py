@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.extract.found import Extracted, PageFact, Reject, Repair
-from pipelines.extract.isolate import Isolated
+from pipelines.extract.isolate import Isolated, close_children
 from pipelines.extract.page import Block, Page
 from pipelines.extract.pdf_file import PAGES_PER_RANGE, PdfInfo, extract_pdf, make_documents, page_ranges, read_range
 from pipelines.extract.stage import run
@@ -218,6 +218,16 @@ def test_a_path_may_come_back_with_another_file_behind_it(tmp_path):
         make_pdf(path, 1, lambda page: "Nobody reads this page, which was written later.")
         after, _ = isolated.ask("pdf_page", request)
     assert "lighthouse keeper" in str(before["blocks"]) and "Nobody reads" in str(after["blocks"])
+
+
+def test_the_child_that_judges_pages_has_one_thread_however_many_cores_there_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "8")
+    close_children()
+    request = {"path": str(make_pdf(tmp_path / "a.pdf", 1)), "backend": "pymupdf", "passwords": [], "number": 1}
+    with Isolated() as isolated:
+        assert isolated.ask("pdf_page", request)[0]["route"] == "text_layer"
+        assert isolated._child is not None
+        assert len(list(Path(f"/proc/{isolated._child.process.pid}/task").iterdir())) == 1
 
 
 def test_opening_a_file_has_a_time_of_its_own_in_every_child(tmp_path, monkeypatch):
