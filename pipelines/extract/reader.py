@@ -113,6 +113,13 @@ def sniff_kind(head: bytes, path: str) -> str:
     return "code" if code_language(path, head.decode("utf-8", "replace")) else "text"
 
 
+def is_pdf(local: str, path: str) -> bool:
+    """Whether a local file, known to its source as `path`, is read as a PDF. Raises OSError."""
+    with Path(local).open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return compression(head) is None and sniff_kind(head, path) == "pdf"
+
+
 _DECLARED_KINDS = {
     ".docx": "docx",
     ".epub": "epub",

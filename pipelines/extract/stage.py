@@ -25,16 +25,25 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from pipelines.extract.found import Extracted, Found, PageFact, Reject, Rejected, Repair
+from pipelines.extract.found import Extracted, Found, PageFact, Reject, Repair
 from pipelines.extract.inputs import local_copy, read_input, with_rejects
 from pipelines.extract.listing import InputFile, list_source
 from pipelines.extract.page import Page
-from pipelines.extract.pdf_file import PdfInfo, make_documents, open_pdf, page_ranges, read_range, take_spent
+from pipelines.extract.pdf_file import (
+    PAGES_PER_RANGE,
+    PdfInfo,
+    make_documents,
+    open_pdf,
+    page_ranges,
+    read_range,
+    take_spent,
+)
+from pipelines.extract.reader import is_pdf
 from pipelines.extract.refine import refinement_rows
 from pipelines.runner import ShardResult, run_pipeline
 from schemas import paths
 from schemas.documents import DOCUMENTS, PAGES, REFINEMENTS, REJECTS
-from schemas.errors import DataError
+from schemas.errors import ConfigError, DataError
 from schemas.hashing import ID, ID_BYTES, document_id, text_hash
 from schemas.job import Job, Output
 from schemas.manifest import FileEntry
@@ -76,6 +85,7 @@ class PageRange:
     index: int
     position: int
     file: InputFile
+    info: PdfInfo
     first: int
     last: int
 
@@ -118,12 +128,14 @@ class FindRanges(beam.DoFn):
                 continue
             try:
                 with local_copy(file, self.options) as path:
-                    info = open_pdf(path, self.options)
-            except (Rejected, OSError):
+                    info = open_pdf(path, self.options) if is_pdf(path, file.path) else None
+            except (ConfigError, DataError):
+                raise
+            except Exception:
                 continue  # whoever writes the shard says what is wrong
-            ranges = page_ranges(info.page_count) if isinstance(info, PdfInfo) else []
-            for first, last in ranges if len(ranges) > 1 else []:
-                yield PageRange(task.index, position, file, first, last)
+            if isinstance(info, PdfInfo) and info.page_count > PAGES_PER_RANGE:
+                for first, last in page_ranges(info.page_count):
+                    yield PageRange(task.index, position, file, info, first, last)
 
 
 class ReadRange(beam.DoFn):
@@ -164,7 +176,7 @@ class ExtractFiles(beam.DoFn):
                 for position, file in enumerate(task.files):
                     source = self.sources[file.source]
                     parts = ranges.get(position)
-                    read = self._long_pdf(task, file, parts) if parts else read_input(file, source, self.options)
+                    read = self._long_pdf(task, parts) if parts else read_input(file, source, self.options)
                     for found in with_rejects(read, file):
                         for folder, row in _rows(file, source, found):
                             writer.add(folder, row)
@@ -173,17 +185,12 @@ class ExtractFiles(beam.DoFn):
         for partition, packed in sorted(_user_ids(task).items()):
             yield beam.pvalue.TaggedOutput("ids", (partition, b"".join(packed)))
 
-    def _long_pdf(self, task: FilesTask, file: InputFile, ranges: list[PageRange]) -> Iterator[Found]:
-        with local_copy(file, self.options) as path:
-            info = open_pdf(path, self.options)
-        if isinstance(info, Reject):
-            yield info
-            return
+    def _long_pdf(self, task: FilesTask, ranges: list[PageRange]) -> Iterator[Found]:
         pages: list[Page] = []
         for part in ranges:
             rows = read_table(paths.join(task.output, part.name))["page"].to_pylist()
             pages += [Page.from_json(json.loads(row)) for row in rows]
-        yield from make_documents(pages, info, self.options, {"kind": "pdf"})
+        return make_documents(pages, ranges[0].info, self.options, {"kind": "pdf"})
 
 
 class _Rows:

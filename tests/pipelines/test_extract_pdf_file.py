@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pymupdf
@@ -19,6 +20,7 @@ from pipelines.extract.pdf_file import PAGES_PER_RANGE, PdfInfo, extract_pdf, ma
 from pipelines.extract.stage import run
 from schemas.job import Job
 from schemas.recipe import Extract, check_recipe
+from schemas.tables import read_table
 from tests.pipelines.conftest import Silence
 from tests.scripted_model_server import Reply, simulated_model_server
 
@@ -118,6 +120,17 @@ def test_ranges_of_long_files_are_read_apart(library, tmp_path, monkeypatch):
     )
     run_stage(library, tmp_path / "out")
     assert len(read_apart) == 5 and {name for name, _ in read_apart} == {"long.pdf", "other.pdf"}
+
+
+def test_an_archive_that_is_named_like_a_long_pdf_is_an_archive(tmp_path):
+    """PDF readers look for pages anywhere in a file."""
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in" / "all.pdf", "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("notes.txt", sentence(0) * 4_000)
+        archive.write(make_pdf(tmp_path / "book.pdf", PAGES_PER_RANGE + 1), "book.pdf")
+    run_stage(tmp_path / "in", tmp_path / "out")
+    (written,) = (tmp_path / "out" / "documents").iterdir()
+    assert read_table(str(written))["locator"].to_pylist() == ["member=notes.txt", "member=book.pdf"]
 
 
 def test_a_page_that_takes_too_long_is_left_and_the_file_given_up_after_three(tmp_path):
