@@ -37,11 +37,15 @@ class Stage:
 
 
 def _sources(recipe: Recipe) -> dict[str, Any]:
+    import pipelines.extract
+
     sources = [source.model_dump(exclude={"path", "priority"}) for source in recipe.sources]
     extract = recipe.extract.model_dump(exclude=HOW_EXTRACTION_RUNS)
     extract["passwords"] = digest(recipe.extract.passwords)  # a manifest is shown around
+    models = Path(pipelines.extract.__file__).with_name("models").glob("*.npz")
     return {
         "extract": extract,
+        "models": {path.stem: paths.file_hash(str(path)) for path in sorted(models)},
         "sources": sorted(sources, key=lambda source: source["name"]),
     }
 

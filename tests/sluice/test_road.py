@@ -1,0 +1,41 @@
+"""What the key of a stage depends on, and what it does not."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import pipelines.extract
+from schemas.recipe import check_recipe
+from sluice.road import STAGES
+
+SERVER = {"url": "http://localhost:8000/v1", "model": "small"}
+
+
+def extraction(**extract):
+    recipe = check_recipe({"name": "r", "sources": [{"name": "s", "path": "in"}], "extract": extract}, Path("/"))
+    return STAGES["extract"].config(recipe)
+
+
+@pytest.mark.parametrize("role", ["vision", "refine"])
+def test_how_a_server_is_asked_makes_no_extraction_anew_but_what_it_is_asked_does(role):
+    plain = extraction(**{role: SERVER})
+    same = {"url": "https://elsewhere/v1", "key_variable": "KEY", "concurrency": 3, "seconds": 9, "input_price": 1.5}
+    assert extraction(answers="kept", **{role: SERVER | same}) == plain
+    for change in ({"model": "large"}, {"temperatures": [0.7]}, {"max_tokens": 99}):
+        assert extraction(**{role: SERVER | change}) != plain
+    assert extraction() != plain
+
+
+def test_passwords_count_but_stand_in_no_manifest():
+    keys = [json.dumps(extraction(passwords=passwords)) for passwords in ([], ["lighthouse"], ["harbour"])]
+    assert len(set(keys)) == 3 and "lighthouse" not in keys[1]
+
+
+def test_other_models_of_the_extraction_are_another_extraction(tmp_path, monkeypatch):
+    shipped = extraction()["models"]
+    assert set(shipped) == {"letters", "html"} and len(set(shipped.values())) == 2
+    monkeypatch.setattr(pipelines.extract, "__file__", str(tmp_path / "__init__.py"))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "letters.npz").write_bytes(b"trained again")
+    assert extraction()["models"].keys() == {"letters"} and extraction()["models"]["letters"] != shipped["letters"]
