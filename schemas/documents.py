@@ -46,8 +46,8 @@ PAGES = pa.schema(
         pa.field("route", pa.string(), nullable=False),  # text_layer, ocr, vlm or blank
         pa.field("reason", pa.string(), nullable=False),  # why that route, or why the page could not be read
         pa.field("confidence", pa.float32(), nullable=False),  # 0 to 1
-        pa.field("characters", pa.int32(), nullable=False),  # of the document's text that stand on the page
-        pa.field("error", pa.string()),  # of a page that could not be read; it has a reject as well
+        pa.field("characters", pa.int32(), nullable=False),  # of text on the page, before any refinement
+        pa.field("error", pa.string()),  # of a page that could not be read; it has a reject, or its file has one
     ]
 )
 """Every page of every PDF file, whether its text became part of a document or not."""

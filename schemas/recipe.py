@@ -185,7 +185,9 @@ class Extract(Section):
         None, description="Folder that keeps the answers of models, so that a rerun asks nothing twice."
     )
     html: Literal["careful", "fast"] = Field(
-        "careful", description="`careful` compares two extractors on doubtful pages; `fast` never does."
+        "careful",
+        description="How the main text of a page is found: `careful` asks a second extractor for its opinion, `fast` "
+        "does without.",
     )
     max_file_bytes: int = Field(
         2 << 30,
@@ -195,7 +197,9 @@ class Extract(Section):
     )
     max_characters: int = Field(5_000_000, ge=1, description="Largest document in characters.")
     max_pages: int = Field(20_000, ge=1, description="Largest PDF in pages.")
-    file_seconds: float = Field(60.0, gt=0, le=86_400, description="Time limit for one HTML, EPUB or DOCX file.")
+    file_seconds: float = Field(
+        60.0, gt=0, le=86_400, description="Time limit for one HTML, EPUB or DOCX file, and for opening a PDF."
+    )
     page_seconds: float = Field(20.0, gt=0, le=86_400, description="Time limit for one page of a PDF.")
     ocr_seconds: float = Field(120.0, gt=0, le=86_400, description="Time limit for recognising one page.")
     shard_bytes: int = Field(
