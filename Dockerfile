@@ -3,8 +3,9 @@
 FROM python:3.11-slim AS sluice
 WORKDIR /opt/sluice
 ENV PIP_NO_CACHE_DIR=1 PYTHONSAFEPATH=1
-# fastText may have to be compiled where no wheel fits.
-RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+# fastText may have to be compiled where no wheel fits. Tesseract reads scanned pages.
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ tesseract-ocr tesseract-ocr-all \
+    && rm -rf /var/lib/apt/lists/*
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY schemas schemas
 COPY annotators annotators

@@ -4,9 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS ?= dev
+# Language packs of tesseract: all of them, or for example PACKS="eng osd script-latn deu fra".
+PACKS ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format bench lock docs documents clean
+.PHONY: help setup engines demo test test-all check format bench lock docs documents clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -19,6 +21,10 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
+
+engines: ## Install tesseract and its language packs (Debian, as root)
+	apt-get update --quiet
+	apt-get install --quiet --yes --no-install-recommends tesseract-ocr $(addprefix tesseract-ocr-,$(PACKS))
 
 demo: setup ## Run the main job on the built-in corpus: documents in, a small pre-trained Qwen3 out
 	$(BIN)/sluice run examples/quickstart.yaml --output runs/quickstart
