@@ -5,6 +5,7 @@ bytes -> text (html_tree) -> tree -> blocks (html_blocks) -> features (html_feat
 """
 
 import numpy as np
+from lxml.etree import _Element, tostring
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
@@ -16,18 +17,22 @@ from pipelines.extract.html_model import choose, probabilities
 from pipelines.extract.html_tree import decode_html, html_charset, parse_html
 
 SOFT_HYPHEN = "\u00ad"
-# Resiliparse takes time that grows with the square of the depth, and nested formatting can make it build far more
-# nodes than the page has tags: beyond these bounds no second opinion is asked for.
-_MAX_CHARACTERS = 3_000_000
+# Resiliparse takes time that grows with the square of the depth: beyond these bounds no second opinion is asked for.
+_MAX_CHARACTERS = 2_000_000
 _MAX_ELEMENTS = 50_000
 _MAX_DEPTH = 200
+_MAX_BLOCKS = 200_000  # a longer page is a table or a log written out, and its features would fill the memory
 
 
-def second_opinion(page: str) -> str:
-    """What resiliparse takes for the main text of a page."""
+def second_opinion(root: _Element) -> str:
+    """What resiliparse takes for the main text of a page.
+
+    It gets the tree that has been measured, as markup: from the page as it came, nested formatting can make it build
+    one that is far deeper and larger.
+    """
     return str(
         extract_plain_text(
-            HTMLTree.parse(page),
+            HTMLTree.parse(tostring(root, encoding="unicode", method="html")),
             preserve_formatting=True,
             main_content=True,
             alt_texts=False,
@@ -37,21 +42,24 @@ def second_opinion(page: str) -> str:
     )
 
 
-def block_features(source: str, page: HtmlPage, title: str, mode: str) -> Matrix:
+def block_features(root: _Element, page: HtmlPage, title: str, mode: str) -> Matrix:
     """(blocks, features) for a page of at least one block, as the network for `mode` takes them."""
     values = features(page, title)
     if mode == "careful":
-        return np.concatenate([values, votes(page.blocks, second_opinion(source))], axis=1)
+        return np.concatenate([values, votes(page.blocks, second_opinion(root))], axis=1)
     return values
 
 
-def main_blocks(source: str, page: HtmlPage, title: str, mode: str) -> list[Block]:
+def main_blocks(root: _Element, page: HtmlPage, title: str, mode: str) -> list[Block]:
     """The blocks of a page that are its main text; `mode` is fast or careful."""
     if not page.blocks:
         return []
-    if len(source) > _MAX_CHARACTERS or page.elements > _MAX_ELEMENTS or page.depth > _MAX_DEPTH:
+    if len(page.blocks) > _MAX_BLOCKS:
+        return [block for block in page.blocks if block.links < len(block.text) / 2]
+    size = sum(len(block.text) for block in page.blocks)
+    if size > _MAX_CHARACTERS or page.elements > _MAX_ELEMENTS or page.depth > _MAX_DEPTH:
         mode = "fast"
-    return choose(page, probabilities(block_features(source, page, title, mode), mode))
+    return choose(page, probabilities(block_features(root, page, title, mode), mode))
 
 
 def html_to_markdown(page: bytes | str, main_content: bool = False) -> str:
@@ -59,12 +67,11 @@ def html_to_markdown(page: bytes | str, main_content: bool = False) -> str:
 
     Its time grows with the page and has no other bound; what comes from outside is read in a child process.
     """
-    source = page if isinstance(page, str) else decode_html(page, html_charset(page))
-    root = parse_html(source)
+    root = parse_html(page if isinstance(page, str) else decode_html(page, html_charset(page)))
     if root is None:
         return ""
     blocks = read_blocks(root)
-    kept = main_blocks(source, blocks, describe(root)["title"], "fast") if main_content else blocks.blocks
+    kept = main_blocks(root, blocks, describe(root)["title"], "fast") if main_content else blocks.blocks
     return to_markdown(kept).replace(SOFT_HYPHEN, "")
 
 
@@ -75,10 +82,9 @@ def read_html(data: bytes, mode: str = "careful") -> dict[str, str]:
     `charset`. Untrusted pages are read in a process of their own (see `isolate`).
     """
     charset = html_charset(data)
-    source = decode_html(data, charset)
-    root = parse_html(source)
+    root = parse_html(decode_html(data, charset))
     if root is None:
         return dict.fromkeys(("text", "title", "author", "date", "url", "language"), "") | {"charset": charset}
     described = describe(root)
-    text = to_markdown(main_blocks(source, read_blocks(root), described["title"], mode))
+    text = to_markdown(main_blocks(root, read_blocks(root), described["title"], mode))
     return {"text": text.replace(SOFT_HYPHEN, ""), **described, "charset": charset}

@@ -8,17 +8,20 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lxml.html import HtmlElement
+from lxml.etree import _Element
 
 _SKIPPED = frozenset(
     "script style noscript template svg iframe object embed canvas audio video map select datalist button input "
-    "textarea head title meta link dialog frame noframes param source track area progress meter rp rt".split()
+    "textarea head title meta link dialog frame param source track area progress meter rp rt".split()
 )
 _BLOCKS = frozenset(
     "address article aside blockquote body caption center dd details dir div dl dt fieldset figcaption figure footer "
     "form frameset h1 h2 h3 h4 h5 h6 header hgroup hr html legend li main menu nav ol optgroup p pre search section "
     "summary table tbody td tfoot th thead tr ul".split()
 )
+_ROW_GROUPS = frozenset({"table", "tbody", "thead", "tfoot"})
+_LISTS = frozenset({"ul", "menu", "dir"})
+_NEVER_HIDDEN = frozenset({"html", "body"})  # scripts that show a page once it has loaded begin by hiding it
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _INSIDE_NO_HEADING = ("p", "ul", "ol", "dl", "table", "pre", "blockquote", "h1", "h2", "h3", "h4", "h5", "h6")
 _CODE = frozenset({"code", "kbd", "samp", "tt"})
@@ -66,13 +69,11 @@ class HtmlPage:
     depth: int = 0  # of the deepest element
 
 
-def _is_unseen(element: HtmlElement, tag: str, classes: str) -> bool:
-    if tag in {"html", "body"}:  # scripts that show the page once it has loaded begin by hiding it
-        return False
-    if element.get("hidden") is not None or (classes and _UNSEEN_CLASS.search(classes)):
+def _is_hidden(element: _Element) -> bool:
+    if element.get("hidden") is not None:
         return True
     style = element.get("style")
-    return bool(style and _HIDDEN_STYLE.search(style[:1000]))
+    return style is not None and _HIDDEN_STYLE.search(style[:1000]) is not None
 
 
 def _squeeze(text: str) -> str:
@@ -82,7 +83,7 @@ def _squeeze(text: str) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _tex(element: HtmlElement) -> str:
+def _tex(element: _Element) -> str:
     """The TeX source of a formula, if the page carries it."""
     for annotation in element.iter("annotation"):
         if "tex" in (annotation.get("encoding") or "").lower():
@@ -93,18 +94,18 @@ def _tex(element: HtmlElement) -> str:
 # --- tables ---------------------------------------------------------------------------------------------------
 
 
-def _cell_text(cell: HtmlElement) -> tuple[str, int]:
+def _cell_text(cell: _Element) -> tuple[str, int]:
     """The text of a cell on one line, and how many of its characters lie in links."""
     parts: list[str] = []
     links = 0
-    stack: list[tuple[Iterator[HtmlElement], str | None, bool]] = [(iter(cell), None, False)]
+    stack: list[tuple[Iterator[_Element], str | None, bool]] = [(iter(cell), None, False)]
     if cell.text:
         parts.append(cell.text)
     while stack:
         children, tail, linked = stack[-1]
         for child in children:
             tag = child.tag
-            if not isinstance(tag, str) or tag in _SKIPPED or _is_unseen(child, tag, child.get("class") or ""):
+            if tag in _SKIPPED or _is_hidden(child) or _UNSEEN_CLASS.search(child.get("class") or ""):
                 if child.tail:
                     parts.append(child.tail)
                 continue
@@ -127,14 +128,14 @@ def _cell_text(cell: HtmlElement) -> tuple[str, int]:
     return text, min(links, len(text))
 
 
-def _span(cell: HtmlElement, name: str) -> int:
+def _span(cell: _Element, name: str) -> int:
     value = cell.get(name) or "1"
     return min(max(int(value), 1), _MAX_COLUMNS) if value.isascii() and value.isdigit() and len(value) < 6 else 1
 
 
-def _read_table(table: HtmlElement) -> tuple[str, int] | None:
+def _read_table(table: _Element) -> tuple[str, int] | None:
     """A table of data as Markdown and its characters in links; None if it only arranges parts of the page."""
-    rows: list[HtmlElement] = []
+    rows: list[_Element] = []
     cells = blocks = 0
     # Stopping at the first table inside keeps nested ones from being read once per level.
     for element in table.iterdescendants():
@@ -142,6 +143,9 @@ def _read_table(table: HtmlElement) -> tuple[str, int] | None:
         if tag == "table":
             return None
         if tag == "tr":
+            parent = element.getparent()
+            if parent is None or parent.tag not in _ROW_GROUPS:
+                return None
             rows.append(element)
         elif tag in {"td", "th"}:
             cells += 1
@@ -149,7 +153,7 @@ def _read_table(table: HtmlElement) -> tuple[str, int] | None:
             return None
         elif tag in {"p", "div", "li"}:
             blocks += 1
-    if len(rows) < 2 or cells < 2 * len(rows) - 1 or blocks > 2 * cells:
+    if len(rows) < 2 or 2 * cells < 3 * len(rows) or blocks > 2 * cells:
         return None
     lines: list[list[str]] = []
     links = 0
@@ -189,18 +193,18 @@ def _read_table(table: HtmlElement) -> tuple[str, int] | None:
 # --- the walk -------------------------------------------------------------------------------------------------
 
 
-def _read_code(pre: HtmlElement) -> tuple[str, str]:
+def _read_code(pre: _Element) -> tuple[str, str]:
     """The text of a `<pre>` as it stands, and the language that its classes name."""
     parts: list[str] = []
     language = _CODE_LANGUAGE.search(pre.get("class") or "")
-    stack: list[tuple[Iterator[HtmlElement], str | None]] = [(iter(pre), None)]
+    stack: list[tuple[Iterator[_Element], str | None]] = [(iter(pre), None)]
     if pre.text:
         parts.append(pre.text)
     while stack:
         children, tail = stack[-1]
         for child in children:
             tag = child.tag
-            if isinstance(tag, str) and tag not in _SKIPPED:
+            if tag not in _SKIPPED:
                 if tag == "code" and not language:
                     language = _CODE_LANGUAGE.search(child.get("class") or "")
                 if (tag == "br" or tag in {"div", "p", "li", "tr"}) and parts and not parts[-1].endswith("\n"):
@@ -249,26 +253,26 @@ class _Walk:
         self.page.blocks.append(block)
 
     def text(self, text: str | None, link: int) -> None:
-        if text:
+        if text and (self.parts or not text.isspace()):
             self.parts.append(text)
             if link:
                 self.linked += len(text)
 
     def line_break(self) -> None:
         """One starts a line; a second one, with nothing between them, starts a paragraph."""
+        if self.heading or not self.parts:
+            self.parts.append(" ")
+            return
         for part in reversed(self.parts):
             if part == _BREAK:
                 self.flush()
                 return
             if not part.isspace():
                 break
-        if self.parts and not self.heading:
-            self.parts.append(_BREAK)
-        else:
-            self.parts.append(" ")
+        self.parts.append(_BREAK)
 
 
-def _mark(item: HtmlElement, counters: list[int | None]) -> str:
+def _mark(item: _Element, counters: list[int | None]) -> str:
     """`-`, or the number of a list item, which this also counts on."""
     if not counters or counters[-1] is None:
         return "-"
@@ -278,51 +282,49 @@ def _mark(item: HtmlElement, counters: list[int | None]) -> str:
     return f"{number}."
 
 
-def read_blocks(root: HtmlElement) -> HtmlPage:
+def read_blocks(root: _Element) -> HtmlPage:
     """Every visible block of a page, in the order of its markup."""
     walk = _Walk()
-    boxes = walk.page.boxes
+    boxes, parts = walk.page.boxes, walk.parts
     link = 0  # depth of links
     counters: list[int | None] = []  # of the lists around; None for those without numbers
     code_starts: list[int] = []
+    unseen: dict[str, bool] = {}  # class attribute -> what its names say
     identity = elements = depth = 0
-    # (children, tag, tail, whether it opened a box); `tag` is what to undo at the end.
-    stack: list[tuple[Iterator[HtmlElement], str, str | None, bool]] = [(iter((root,)), "", None, False)]
+    # (children, tag, tail, whether it opened a box): the tag is what to undo at the end.
+    stack: list[tuple[Iterator[_Element], str, str | None, bool]] = [(iter((root,)), "", None, False)]
     while stack:
         children, tag, tail, boxed = stack[-1]
         child = next(children, None)
-        if child is not None:
-            tag = child.tag
-            if not isinstance(tag, str):
-                walk.text(child.tail, link)
-                continue
+        if child is None:
+            stack.pop()
+        else:
+            tag, tail = child.tag, child.tail
             if ":" in tag:
                 tag = tag.rpartition(":")[2]
-            tail = child.tail
+            elements += 1
             if tag in _SKIPPED:
-                if tag == "script" and _TEX_SCRIPT.search(child.get("type") or "") and child.text:
-                    walk.parts.append(f" ${' '.join(child.text.split())}$ ")
+                if tag == "script" and child.text and _TEX_SCRIPT.search(child.get("type") or ""):
+                    parts.append(f"${' '.join(child.text.split())}$")
                 walk.text(tail, link)
                 continue
-            classes = child.get("class") or ""
             if tag == "br":
                 walk.line_break()
                 walk.text(tail, link)
                 continue
-            if _is_unseen(child, tag, classes):
-                walk.text(tail, link)
-                continue
-            if tag == "math":
-                if tex := _tex(child):
-                    walk.parts.append(f"${tex}$")
-                    walk.text(tail, link)
-                    continue
-            elif tag == "annotation":
+            if classes := child.get("class") or "":
+                hidden = unseen.get(classes)
+                if hidden is None:
+                    hidden = unseen[classes] = _UNSEEN_CLASS.search(classes) is not None
+            else:
+                hidden = False
+            if (hidden or _is_hidden(child)) and tag not in _NEVER_HIDDEN:
                 walk.text(tail, link)
                 continue
             boxed = tag in _BLOCKS and not walk.heading
             if boxed:
-                walk.flush()
+                if parts:
+                    walk.flush()
                 name = " ".join(filter(None, (classes, child.get("id"), child.get("role"), child.get("itemprop"))))
                 boxes.append(Box(walk.boxes[-1], tag, name[:300]))
                 walk.boxes.append(len(boxes) - 1)
@@ -344,34 +346,46 @@ def read_blocks(root: HtmlElement) -> HtmlPage:
                 elif tag == "ol":
                     start = child.get("start") or ""
                     counters.append(int(start) - 1 if start.isascii() and start.isdigit() and len(start) < 7 else 0)
-                elif tag in {"ul", "menu", "dir"}:
+                elif tag in _LISTS:
                     counters.append(None)
                 elif tag == "blockquote":
                     walk.quotes += 1
                 elif tag in _HEADINGS and next(child.iterdescendants(*_INSIDE_NO_HEADING), None) is None:
                     walk.heading = _HEADINGS[tag]
             elif tag == "a":
-                link += child.get("href") is not None
-                tag = "a" if child.get("href") is not None else "span"
-            elif tag in _CODE and not walk.heading:
-                code_starts.append(len(walk.parts))
-                walk.parts.append("")
-                tag = "code"
+                if child.get("href") is None:
+                    tag = "span"
+                else:
+                    link += 1
+            elif tag in _CODE:
+                if code_starts:
+                    tag = "span"
+                else:
+                    code_starts.append(len(parts))
+                    parts.append("")
+                    tag = "code"
+            elif tag == "math" or tag == "annotation":
+                tex = _tex(child) if tag == "math" else ""
+                if tex or tag == "annotation":
+                    parts.append(tex and f"${tex}$")
+                    walk.text(tail, link)
+                    continue
             elif tag in _BLOCKS:
-                walk.parts.append(" ")
+                parts.append(" ")
             walk.text(child.text, link)
-            stack.append((iter(child), tag, tail, boxed))
-            elements += 1
-            if len(stack) > depth:
-                depth = len(stack)
-            continue
-        stack.pop()
+            if len(child):
+                stack.append((iter(child), tag, tail, boxed))
+                if len(stack) > depth:
+                    depth = len(stack)
+                continue
+        # The end of an element.
         if boxed:
-            walk.flush()
+            if parts:
+                walk.flush()
             walk.boxes.pop()
             if tag == "li":
                 walk.items.pop()
-            elif tag in {"ol", "ul", "menu", "dir"}:
+            elif tag == "ol" or tag in _LISTS:
                 counters.pop()
             elif tag == "blockquote":
                 walk.quotes -= 1
@@ -381,12 +395,12 @@ def read_blocks(root: HtmlElement) -> HtmlPage:
             link -= 1
         elif tag == "code":
             begin = code_starts.pop()
-            code = " ".join("".join(walk.parts[begin:]).split())
+            code = " ".join("".join(parts[begin:]).split())
             # A block inside has begun a new paragraph, and then this is no inline code.
-            if code and begin < len(walk.parts) and walk.parts[begin] == "" and "`" not in code:
-                walk.parts[begin:] = [f"`{code}`"]
+            if code and begin < len(parts) and parts[begin] == "" and "`" not in code:
+                parts[begin:] = [f"`{code}`"]
         elif tag in _BLOCKS:
-            walk.parts.append(" ")
+            parts.append(" ")
         walk.text(tail, link)
     walk.flush()
     walk.page.elements, walk.page.depth = elements, depth

@@ -45,37 +45,38 @@ for _number, _words in enumerate(_NAMES):
     for _word in _words.split():
         _NAME_BITS[_word] = _NAME_BITS.get(_word, 0) | 1 << _number
 _NAME_PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]{2,}")
-_LONG_NAMES = sorted((name for name in _NAME_BITS if len(name) > 3), key=len, reverse=True)
+_LENGTHS = range(4, max(map(len, _NAME_BITS)) + 1)  # of the names that count at either end of a word
 _known_parts: dict[str, int] = {}  # words of names met before; what a page can put in is bounded
 _KNOWN_PARTS = 50_000
 
 _TAGS = {
     tag: 1 << number
     for number, tag in enumerate(
-        "article main aside nav header footer form figure figcaption section li td blockquote dd ul p".split()
+        "article main aside nav header footer form figure figcaption section li td blockquote dd ul p".split(),
+        len(_NAMES),
     )
 }
-_TAG_COUNT = len(_TAGS)
+_BITS = np.arange(len(_NAMES) + len(_TAGS))
 _TAGS |= {"ol": _TAGS["ul"], "th": _TAGS["td"], "dt": _TAGS["dd"], "caption": _TAGS["figcaption"]}
+_PIECES = frozenset({"p", "li", "blockquote"})  # whose text is gathered by the box around them
 _OUTSIDE = frozenset({"html", "body"})  # their classes describe the site
 
 # Words of frames rather than of prose, in some of the larger languages of the web.
 _FRAME_WORDS = frozenset(
-    "© copyright reserved rechte droits derechos weiterlesen mehr lire leer related advertisement advertising anzeige "
+    "copyright reserved rechte droits derechos weiterlesen mehr lire leer related advertisement advertising anzeige "
     "werbung publicité publicidad sponsored subscribe subscription abonnieren abonnez suscríbete newsletter sign login "
     "log anmelden einloggen register registrieren cookie cookies privacy datenschutz impressum terms agb share teilen "
-    "partager compartir follow folgen facebook twitter whatsapp linkedin pinterest instagram youtube email e-mail "
+    "partager compartir follow folgen facebook twitter whatsapp linkedin pinterest instagram youtube email mail "
     "comment comments kommentar kommentare commentaires comentarios reply antworten posted filed tagged tags tag "
     "schlagwörter kategorie kategorien category categories photo photograph photos foto bild getty reuters afp dpa ap "
     "download print drucken next previous zurück weiter startseite home menu menü top loading javascript ago updated "
     "published veröffentlicht uhr views you may popular recommended trending latest donate spenden contact kontakt "
     "about skip search suche rss feed click here read more continue author autor".split()
 )
-_STRIP = ".,:;!?()[]|«»\"'…"
 _SENTENCE_END = tuple(".!?…。！？।؟:\"”»'’)")
-_MARKS = ".,;:!?。、，"
-_DIGITS = re.compile(r"\d")
-_CAPITALS = re.compile("[A-ZÄÖÜÀ-Þ]")
+_WORD = re.compile(r"\w+")
+_MARKS, _DIGITS, _CAPITALS = b".,;:!?", b"0123456789", bytes(range(65, 91))
+_WIDE_MARKS = "。、，"
 _SAMPLE = 600  # characters of a block that are looked at letter by letter
 _FRAME_SAMPLE = 200  # frames speak in short blocks
 
@@ -84,9 +85,10 @@ def _part_bits(part: str) -> int:
     part = part.lower()
     bits = _NAME_BITS.get(part, 0)
     if not bits:
-        for name in _LONG_NAMES:
-            if part.startswith(name) or part.endswith(name):
-                bits |= _NAME_BITS[name]
+        for length in _LENGTHS:
+            if length >= len(part):
+                break
+            bits |= _NAME_BITS.get(part[:length], 0) | _NAME_BITS.get(part[-length:], 0)
     return bits
 
 
@@ -103,12 +105,6 @@ def _name_bits(name: str) -> int:
     return bits
 
 
-def _spread(values: list[int], count: int) -> Matrix:
-    """(rows, count) of zeros and ones from integers that hold bits."""
-    column = np.array(values, dtype=np.int64)[:, None]
-    return ((column >> np.arange(count)) & 1).astype(np.float32)
-
-
 def _shifted(values: Matrix, step: int) -> Matrix:
     """Each row replaced by the one `step` further on; zeros beyond the ends."""
     moved = np.zeros_like(values)
@@ -119,190 +115,213 @@ def _shifted(values: Matrix, step: int) -> Matrix:
     return moved
 
 
-def _words_of(text: str) -> set[str]:
-    return {word.strip(_STRIP) for word in text.lower().split()}
+def _context(page: HtmlPage) -> tuple[list[int], list[int], list[int]]:
+    """For every box that holds text: the bits of its own and its parent's names and tags, those of all around it, and
+    its depth."""
+    boxes = page.boxes
+    held = [False] * len(boxes)
+    for block in page.blocks:
+        index = block.box
+        while index >= 0 and not held[index]:
+            held[index] = True
+            index = boxes[index].parent
+    own, near, everything, depth = ([0] * len(boxes) for _ in range(4))
+    met: dict[str, int] = {}
+    for index, box in enumerate(boxes):
+        if not held[index] or box.tag in _OUTSIDE:
+            continue
+        name, parent = box.name, box.parent
+        bits = met.get(name)
+        if bits is None:
+            bits = met[name] = _name_bits(name)
+        own[index] = bits = bits | _TAGS.get(box.tag, 0)
+        near[index] = bits | own[parent]
+        everything[index] = bits | everything[parent]
+        depth[index] = depth[parent] + 1
+    return near, everything, depth
+
+
+def _measure(page: HtmlPage, title: str) -> npt.NDArray[np.float64]:
+    """(blocks, 22): what can be counted in each block by itself; the columns are named in `features`."""
+    words_of_title = set(_WORD.findall(title.lower()))
+    seen: dict[str, int] = {}
+    for block in page.blocks:
+        seen[block.text] = seen.get(block.text, 0) + 1
+    rows = []
+    under_frame, since_heading = 0, 20
+    for block in page.blocks:
+        text, kind = block.text, block.kind
+        size = len(text)
+        sample = text if size <= _SAMPLE else text[:_SAMPLE]
+        data = sample.encode(errors="ignore")
+        length = len(data)
+        commas = data.count(b",")
+        marks = length - len(data.translate(None, _MARKS))
+        if length > size:
+            wide = sum(map(sample.count, _WIDE_MARKS))
+            commas += wide
+            marks += wide
+        framed = same = 0
+        if size <= _FRAME_SAMPLE:
+            short = set(_WORD.findall(text.lower()))
+            framed = len(short & _FRAME_WORDS) + ("©" in text)
+            same = len(short & words_of_title)
+        level = 0
+        if kind[0] == "h":
+            level = int(kind[1])
+            under_frame, since_heading = 1 + (framed > 0), 0
+        else:
+            since_heading += 1
+        rows.append(
+            (
+                size,
+                block.links,
+                len(sample),
+                sample.count(" ") + 1,
+                commas,
+                marks,
+                length - len(data.translate(None, _DIGITS)),
+                length - len(data.translate(None, _CAPITALS)),
+                size > _SAMPLE or sample.endswith(_SENTENCE_END),
+                framed,
+                same,
+                under_frame,
+                since_heading,
+                level,
+                kind == "pre",
+                kind == "table",
+                len(block.items),
+                block.quotes,
+                "\n" in text,
+                seen[text],
+                text[0].islower(),
+                "http" in sample or "www." in sample or "@" in sample,
+            )
+        )
+    return np.array(rows, dtype=np.float64)
 
 
 def features(page: HtmlPage, title: str) -> Matrix:
     """(blocks, features) for a page of at least one block."""
     blocks, boxes = page.blocks, page.boxes
     count, box_count = len(blocks), len(boxes)
+    near, everything, depth = _context(page)
+    measured = _measure(page, title)
+    size, links, sampled, words, commas, marks, digits, capitals, ends, framed, same = measured[:, :11].T
+    total = float(size.sum()) or 1.0
+    density = links / size
+    coded = (measured[:, 14] + measured[:, 15]) > 0
+    good = coded | ((size > 80) & (density < 0.3) & (marks > 0))
+    numbers = np.arange(count)
+    own = np.stack(
+        [
+            np.log1p(size),
+            density,
+            marks / words,
+            ends,
+            framed,
+            good,
+            measured[:, 13] > 0,
+            sampled / words,
+            digits / sampled,
+            capitals / words,
+            framed / words,
+            same / words,
+            same / max(len(set(_WORD.findall(title.lower()))), 1),
+            measured[:, 11],
+            np.minimum(measured[:, 12], 20),
+            *measured[:, 13:17].T,
+            np.minimum(measured[:, 17], 2),
+            measured[:, 18],
+            np.minimum(measured[:, 19], 4),
+            *measured[:, 20:].T,
+            density > 0.9,
+            numbers / count,
+            (np.cumsum(size) - size) / total,
+            np.log1p(numbers),
+            np.log1p(count - numbers),
+            np.full(count, math.log1p(total)),
+        ],
+        axis=1,
+    ).astype(np.float32)
+    core = own[:, :7]
 
-    # What lies around every box: the groups of its own name and of its parent's, and those of all above it.
+    # What every box holds, over all that stands in it. `score` is as readability counts: for the box around a
+    # paragraph and, by half, for the one above.
+    box_of = np.array([block.box for block in blocks])
     parents = [box.parent for box in boxes]
-    near_names, all_names, near_tags, all_tags, depth = [0], [0], [0], [0], [0]
-    own_names, own_tags = [0], [0]
-    met: dict[str, int] = {"": 0}
-    for box in boxes[1:]:
-        name, tag, parent = box.name, box.tag, box.parent
-        bits = met.get(name)
-        if bits is None:
-            bits = met[name] = _name_bits(name)
-        if tag in _OUTSIDE:
-            bits = 0
-        tags = _TAGS.get(tag, 0)
-        own_names.append(bits)
-        own_tags.append(tags)
-        near_names.append(bits | own_names[parent])
-        near_tags.append(tags | own_tags[parent])
-        all_names.append(bits | all_names[parent])
-        all_tags.append(tags | all_tags[parent])
-        depth.append(depth[parent] + 1)
-
-    sizes = [len(block.text) for block in blocks]
-    total = float(sum(sizes)) or 1.0
-    characters = [0.0] * box_count
-    links = [0.0] * box_count
-    pieces = [0] * box_count
-    prose = [0.0] * box_count  # characters in blocks that read like sentences
-    score = [0.0] * box_count  # as readability counts: for the box around a paragraph and, by half, for the one above
-    words_of_title = _words_of(title)
-    title_size = len(words_of_title) or 1
-    seen: dict[str, int] = {}
-    for block in blocks:
-        seen[block.text] = seen.get(block.text, 0) + 1
-    rows = []
-    under_frame, since_heading, before = 0, 20, 0
-    for number, block in enumerate(blocks):
-        text, size, kind = block.text, sizes[number], block.kind
-        density = block.links / size
-        sample = text[:_SAMPLE]
-        sampled = len(sample)
-        words = sample.count(" ") + 1
-        commas = sample.count(",") + sample.count("，") + sample.count("、")
-        punctuation = sum(map(sample.count, _MARKS))
-        heading = kind[0] == "h"
-        framed = same = 0
-        if size <= _FRAME_SAMPLE:
-            short = _words_of(text)
-            framed = len(short & _FRAME_WORDS)
-            same = len(short & words_of_title)
-        if heading:
-            under_frame, since_heading = 1 + (framed > 0), 0
-        elif since_heading < 20:
-            since_heading += 1
-        good = kind == "pre" or kind == "table" or (size > 80 and density < 0.3 and punctuation > 0)
-        box_index = block.box
-        characters[box_index] += size
-        links[box_index] += block.links
-        pieces[box_index] += 1
-        if good:
-            prose[box_index] += size
-            value = (1 + commas + min(size / 100, 3)) * (1 - density)
-            # A paragraph's own box holds nothing else: its parent is what gathers the text.
-            holder = parents[box_index] if boxes[box_index].tag in {"p", "li", "blockquote"} else box_index
-            if holder >= 0:
-                score[holder] += value
-                if parents[holder] >= 0:
-                    score[parents[holder]] += value / 2
-        rows.append(
-            (
-                math.log1p(size),
-                density,
-                punctuation / words,
-                sampled / words,
-                len(_DIGITS.findall(sample)) / sampled,
-                len(_CAPITALS.findall(sample)) / words,
-                sample.endswith(_SENTENCE_END) if size <= _SAMPLE else 1,
-                framed,
-                framed / words,
-                under_frame,
-                since_heading,
-                good,
-                heading,
-                int(kind[1]) if heading else 0,
-                kind == "pre",
-                kind == "table",
-                len(block.items),
-                min(block.quotes, 2),
-                "\n" in text,
-                min(seen[text], 4),
-                number / count,
-                before / total,
-                math.log1p(number),
-                math.log1p(count - number),
-                math.log1p(total),
-                same / title_size,
-                same / words,
-                depth[box_index],
-                "|" in sample,
-                text[0].islower(),
-                density > 0.9,
-                "http" in sample or "www." in sample,
-                "@" in sample,
-            )
-        )
-        before += size
+    parent_of = np.maximum(np.array(parents), 0)
+    holders = [box.parent if box.tag in _PIECES else index for index, box in enumerate(boxes)]
+    holder_of = np.maximum(np.array(holders), 0)[box_of]
+    value = good * (1 + commas + np.minimum(size / 100, 3)) * (1 - density)
+    score = np.bincount(holder_of, value, box_count) + np.bincount(parent_of[holder_of], value / 2, box_count)
+    sums = [np.bincount(box_of, weights, box_count).tolist() for weights in (size, links, size * good, np.ones(count))]
+    characters, linked, prose, pieces = sums
     for index in range(box_count - 1, 0, -1):  # parents come before what they hold
-        parent = parents[index]
-        characters[parent] += characters[index]
-        links[parent] += links[index]
-        pieces[parent] += pieces[index]
-        prose[parent] += prose[index]
+        if characters[index]:
+            parent = parents[index]
+            characters[parent] += characters[index]
+            linked[parent] += linked[index]
+            prose[parent] += prose[index]
+            pieces[parent] += pieces[index]
+    all_characters = np.array(characters)
+    filled = np.maximum(all_characters, 1.0)
+    density_of = np.array(linked) / filled
+    best = int((score * (1 - density_of)).argmax())
+    of_box = np.stack(
+        [
+            np.log1p(all_characters),
+            density_of,
+            np.array(prose) / filled,
+            all_characters / total,
+            np.minimum(np.array(pieces), 50),
+            score / (score[best] or 1.0),
+        ],
+        axis=1,
+    ).astype(np.float32)
 
-    density_of = [link / size if size else 0.0 for link, size in zip(links, characters)]
-    ranks = [value * (1 - share) for value, share in zip(score, density_of)]
-    best = ranks.index(max(ranks))
-    best_score = score[best] or 1.0
-    above_best: dict[int, int] = {}  # the best box and those around it -> how far above it
-    index = best
-    while index >= 0:
-        above_best[index] = len(above_best)
-        index = parents[index]
     # How far a box is from the best one: steps up from the best one, and steps down from there.
     up, down = [0] * box_count, [0] * box_count
-    for index, parent in enumerate(parents):
-        if index in above_best:
-            up[index] = above_best[index]
-        elif parent >= 0:
-            up[index], down[index] = up[parent], down[parent] + 1
-
-    box_of = np.array([block.box for block in blocks])
-    parent_of = np.maximum(np.array(parents), 0)
-    numbers = np.arange(count)
+    around_best: set[int] = set()
+    index = best
+    while index >= 0:
+        up[index] = len(around_best)
+        around_best.add(index)
+        index = parents[index]
+    for index in range(1, box_count):
+        if index not in around_best:
+            up[index], down[index] = up[parents[index]], down[parents[index]] + 1
     up_of, down_of = np.array(up)[box_of], np.array(down)[box_of]
     inside = np.flatnonzero(up_of == 0)
     first, last = (inside[0], inside[-1]) if len(inside) else (0, count - 1)
-    titles = [number for number, block in enumerate(blocks) if block.kind == "h1"]
-    from_title = (numbers - titles[0]) / count if titles else np.zeros(count)
-    place = [
-        up_of,
-        np.minimum(down_of, 9),
-        up_of == 0,
-        numbers < first,
-        numbers > last,
-        (numbers - first) / count,
-        (numbers - last) / count,
-        from_title,
-        from_title > 0,
-        (from_title == 0) & bool(titles),
-    ]
-    sums = np.array(characters)
-    of_box = np.stack(
+    titles = np.flatnonzero(measured[:, 13] == 1)
+    from_title = (numbers - titles[0]) / count if len(titles) else np.zeros(count)
+    place = np.stack(
         [
-            np.log1p(sums),
-            np.array(density_of),
-            np.array(prose) / np.maximum(sums, 1.0),
-            sums / total,
-            np.minimum(np.array(pieces), 50),
-            np.array(score) / best_score,
+            up_of,
+            np.minimum(down_of, 9),
+            up_of == 0,
+            numbers < first,
+            numbers > last,
+            (numbers - first) / count,
+            (numbers - last) / count,
+            from_title,
+            from_title > 0,
+            (from_title == 0) & (len(titles) > 0),
+            np.array(depth)[box_of],
         ],
         axis=1,
     ).astype(np.float32)
     parent_box = parent_of[box_of]
-    own = np.array(rows, dtype=np.float32)
-    core = own[:, [0, 1, 2, 6, 7, 11, 12]]
+    bits = np.concatenate([np.array(near)[box_of, None] >> _BITS, np.array(everything)[box_of, None] >> _BITS], axis=1)
     return np.concatenate(
         [
             own,
-            np.stack(place, axis=1).astype(np.float32),
+            place,
             of_box[box_of],
             of_box[parent_box],
             of_box[parent_of[parent_box]],
-            _spread([near_names[box] for box in box_of], len(_NAMES)),
-            _spread([all_names[box] for box in box_of], len(_NAMES)),
-            _spread([near_tags[box] for box in box_of], _TAG_COUNT),
-            _spread([all_tags[box] for box in box_of], _TAG_COUNT),
+            (bits & 1).astype(np.float32),
             *(_shifted(core, step) for step in (-3, -2, -1, 1, 2, 3)),
         ],
         axis=1,
@@ -311,7 +330,6 @@ def features(page: HtmlPage, title: str) -> Matrix:
 
 # --- a second opinion -----------------------------------------------------------------------------------------
 
-_WORD = re.compile(r"\w+")
 _BULLETS = "-*•0123456789. "
 
 

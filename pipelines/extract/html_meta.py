@@ -4,19 +4,21 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import date
+from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
-from lxml.html import HtmlElement
+from lxml.etree import _Element
 
 _MAX_JSON = 200_000  # characters of one script of linked data
 _MAX_NODES = 2_000
+_MAX_TITLE = 2_000
 _ARTICLE_KEYS = ("headline", "datePublished", "dateCreated", "author")
 _DATE_NAMES = (
     "article:published_time", "og:published_time", "og:article:published_time", "datepublished", "date", "pubdate",
     "publishdate", "publish_date", "publish-date", "publication_date", "parsely-pub-date", "sailthru.date", "dc.date",
     "dc.date.issued", "dc.date.created", "dc.created", "dcterms.created", "dcterms.issued", "dcterms.date",
-    "citation_publication_date", "citation_date", "cxenseparse:recs:publishtime", "last-modified",
+    "citation_publication_date", "citation_date", "cxenseparse:recs:publishtime",
 )  # fmt: skip
 _AUTHOR_NAMES = ("author", "article:author", "parsely-author", "dc.creator", "dcterms.creator", "citation_author")
 _TITLE_NAMES = ("og:title", "twitter:title", "parsely-title", "dc.title", "citation_title")
@@ -75,7 +77,7 @@ def _web_address(text: str | None) -> str:
     return text if parts.scheme in {"http", "https"} and parts.hostname else ""
 
 
-def _linked_data(root: HtmlElement) -> dict[str, Any]:
+def _linked_data(root: _Element) -> dict[str, Any]:
     """The first value of each key that describes an article, from the page's JSON-LD."""
     found: dict[str, Any] = {}
     for script in root.iter("script"):
@@ -107,18 +109,18 @@ def _names(value: Any) -> Iterator[str]:
             yield _line(name)
 
 
-def _title(root: HtmlElement, named: dict[str, str]) -> str:
-    """The page's own title; a heading that it contains is the same without the name of the site."""
+def _title(root: _Element, named: dict[str, str]) -> str:
+    """The page's own title; a heading that makes up much of it is the same without the name of the site."""
     element = next(root.iter("title"), None)
-    title = _line("".join(element.itertext())) if element is not None else ""
-    for heading in root.iter("h1"):
-        text = _line("".join(heading.itertext()))
-        if len(text) > 3 and text.lower() in title.lower():
+    title = _line("".join(element.itertext())[:_MAX_TITLE]) if element is not None else ""
+    for heading in islice(root.iter("h1"), 5):
+        text = _line("".join(heading.itertext())[:_MAX_TITLE])
+        if len(text) > 0.4 * len(title) and text.lower() in title.lower():
             return text
     return next((named[name] for name in _TITLE_NAMES if named.get(name)), "") or title
 
 
-def describe(root: HtmlElement) -> dict[str, str]:
+def describe(root: _Element) -> dict[str, str]:
     """`title`, `author`, `date` (a day, ISO 8601), `url` and `language` of a page; what is unknown is empty."""
     named: dict[str, str] = {}
     for meta in root.iter("meta"):
@@ -126,23 +128,17 @@ def describe(root: HtmlElement) -> dict[str, str]:
         named.setdefault(name.strip().lower(), _line(meta.get("content")))
     data = _linked_data(root)
 
-    day = next((day for name in _DATE_NAMES[:1] if (day := iso_day(named.get(name, "")))), "")
-    for key in ("datePublished", "dateCreated"):
-        if not day and isinstance(data.get(key), str):
-            day = iso_day(data[key])
-    if not day:
-        day = next((day for name in _DATE_NAMES if (day := iso_day(named.get(name, "")))), "")
+    days = [named.get(_DATE_NAMES[0]), *(data.get(key) for key in ("datePublished", "dateCreated"))]
+    days += [named.get(name) for name in _DATE_NAMES[1:]]
+    day = next((day for text in days if isinstance(text, str) and (day := iso_day(text))), "")
     url = ""
     for link in root.iter("link"):
         if "canonical" in (link.get("rel") or "").lower().split() and (url := _web_address(link.get("href"))):
             break
     url = url or _web_address(named.get("og:url"))
     if not day:
-        for element in root.iter("time", "abbr", "span"):
-            if element.tag == "time" or element.get("itemprop") in {"datePublished", "dateCreated"}:
-                value = element.get("datetime") or element.get("content") or element.get("title") or element.text or ""
-                if day := iso_day(value):
-                    break
+        times = (element.get("datetime") or element.text or "" for element in islice(root.iter("time"), 20))
+        day = next((day for text in times if (day := iso_day(text))), "")
     if not day and (match := _SLASHES.search(url)):
         day = iso_day(match[0])
     author = ", ".join(dict.fromkeys(name for name in _names(data.get("author")) if name))

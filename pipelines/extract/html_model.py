@@ -19,7 +19,7 @@ KEEP = 0.45
 _FEW_CHARACTERS = 500
 _KEEP_OF_FEW = 0.15
 
-_ROWS = 12  # products of this size stay on one thread; starting others costs more than they do
+_ROWS = 24  # products of this size stay on one thread; starting others costs more than they do
 _ARRAYS = ("mean", "scale", "first", "bias", "last", "offset")
 
 Weights = dict[str, np.ndarray]
@@ -38,10 +38,11 @@ def probabilities(values: Matrix, mode: str, weights: Weights | None = None) -> 
     """
     weights = weights or _shipped()
     mean, scale, first, bias, last, offset = (weights[f"{mode}_{name}"] for name in _ARRAYS)
-    inputs = np.clip((values - mean) / scale, -CLIP, CLIP)
-    products = [inputs[begin : begin + _ROWS] @ first for begin in range(0, len(inputs), _ROWS)]
-    hidden = np.maximum(np.concatenate(products) + bias, 0.0)
-    return 1.0 / (1.0 + np.exp(-(hidden @ last + offset)))
+    outputs = []
+    for begin in range(0, len(values), _ROWS):
+        inputs = np.clip((values[begin : begin + _ROWS] - mean) / scale, -CLIP, CLIP)
+        outputs.append(np.maximum(inputs @ first + bias, 0.0) @ last + offset)
+    return 1.0 / (1.0 + np.exp(-np.concatenate(outputs)))
 
 
 def choose(page: HtmlPage, likely: np.ndarray) -> list[Block]:

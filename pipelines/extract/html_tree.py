@@ -3,14 +3,17 @@
 import codecs
 import re
 
-import lxml.html
 from lxml import etree
-from lxml.html import HtmlElement
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
 _CONTROLS = bytes(code for code in (*range(32), 127) if code not in b"\t\n\x0c\r")
 _PROLOGUE = re.compile(
     r"\ufeff?\s*(?:<\?xml[^>]{0,200}>)?\s*(?:<!doctype[^>\[]{0,1000}\[[^\]]{0,100000}\]\s{0,100}>)?", re.I
+)
+_NESTING = re.compile(
+    rb"</?(?:a|abbr|b|bdo|big|center|cite|code|del|div|em|font|i|ins|label|mark|q|s|section|small|span|strike|strong|sub|"
+    rb"sup|tt|u|var|ul|ol|blockquote|table|tbody|tr|td|form|article)\b[^<>]*>",
+    re.I,
 )
 
 
@@ -41,18 +44,24 @@ def decode_html(data: bytes, charset: str) -> str:
     return str(bytes_to_str(data, charset, errors="replace"))
 
 
-def parse_html(page: str) -> HtmlElement | None:
+def parse_html(page: str) -> etree._Element | None:
     """The root element of a page, without comments; None where nothing is left to read.
 
     HTML has no entities of its own to define and the parser opens no address. libxml2 gives up at a depth of 2,048
-    elements, and all that comes before is kept.
+    elements: a page that goes deeper, by tags that nobody closes, is read without the tags that only nest.
     """
     # A declaration would contradict the encoding that was found, an internal subset would become text.
     begin = match.end() if (match := _PROLOGUE.match(page)) else 0
     data = page[begin:].encode(errors="ignore").translate(None, _CONTROLS)
+    root, whole = _parse(data)
+    return root if whole else _parse(_NESTING.sub(b" ", data))[0]
+
+
+def _parse(data: bytes) -> tuple[etree._Element | None, bool]:
+    """The tree of a page, and whether all of the page is in it."""
     if not data or data.isspace():
-        return None
-    parser = lxml.html.HTMLParser(
+        return None, True
+    parser = etree.HTMLParser(
         encoding="utf-8",
         remove_comments=True,
         remove_pis=True,
@@ -64,5 +73,6 @@ def parse_html(page: str) -> HtmlElement | None:
     try:
         root = etree.fromstring(data, parser)
     except etree.ParserError:
-        return None
-    return root
+        root = None
+    log = parser.error_log
+    return root, not (log and log[-1].type == etree.ErrorTypes.ERR_RESOURCE_LIMIT)

@@ -29,7 +29,7 @@ from pipelines.extract.html_tree import parse_html
 TABLES = ("article_benchmark", "readability_pages", "segment_checks")
 MODES = ("fast", "careful")
 _HIDDEN = 24
-_NETWORKS = 4  # whose answers are averaged, before the last step
+_NETWORKS = 2  # whose answers are averaged, before the last step
 _EPOCHS = 12
 _BATCH = 512
 _RATE = 5e-3
@@ -99,7 +99,7 @@ def label(row: dict[str, Any]) -> LabelledPage:
         raise ValueError(f"{row['id']} has no markup")
     page = read_blocks(root)
     title = describe(root)["title"]
-    values = {mode: block_features(row["html"], page, title, mode) for mode in MODES}
+    values = {mode: block_features(root, page, title, mode) for mode in MODES}
     if row["table"] == "segment_checks":
         labels = _labels_by_segments(page, row["must_contain"], row["must_not_contain"])
     else:
