@@ -422,8 +422,7 @@ def run(job: Job) -> Output:
     tasks = plan_tasks(job.recipe, job.output)
     long = [task for task in tasks if any(map(_may_be_long, task.files))]
 
-    def build(pipeline: beam.Pipeline) -> beam.PCollection:
-        keyed = pipeline | "Files" >> beam.Create([(task.index, task) for task in tasks])
+    def with_ranges(pipeline: beam.Pipeline) -> beam.PCollection:
         ranges = (
             pipeline
             | "Long PDF files" >> beam.Create(long)
@@ -432,9 +431,14 @@ def run(job: Job) -> Output:
             | "Spread ranges" >> beam.Reshuffle()
             | "Read ranges" >> beam.ParDo(ReadRange(job.recipe, job.output))
         )
+        keyed = pipeline | "Files" >> beam.Create([(task.index, task) for task in tasks])
+        return {"tasks": keyed, "ranges": ranges} | "With ranges" >> beam.CoGroupByKey()
+
+    def build(pipeline: beam.Pipeline) -> beam.PCollection:
+        without = [(task.index, {"tasks": [task], "ranges": []}) for task in tasks]
+        ready = with_ranges(pipeline) if long else pipeline | "Files" >> beam.Create(without)
         found = (
-            {"tasks": keyed, "ranges": ranges}
-            | "With ranges" >> beam.CoGroupByKey()
+            ready
             | beam.Reshuffle()
             | "Extract" >> beam.ParDo(ExtractFiles(job.recipe)).with_outputs("ids", main="written")
         )

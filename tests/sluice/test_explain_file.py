@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
+from pipelines.extract import inputs
 from pipelines.extract.found import Extracted, PageFact, Reject
 from schemas.errors import ConfigError, DataError
 from schemas.recipe import check_recipe
@@ -41,7 +42,7 @@ def read(monkeypatch):
     """Lets the reader give back what the test says."""
 
     def give(*found: Extracted | Reject | PageFact) -> None:
-        monkeypatch.setattr(explain_file, "extract_file", lambda *_: iter(found))
+        monkeypatch.setattr(inputs, "extract_file", lambda *_: iter(found))
 
     return give
 
@@ -127,14 +128,14 @@ def test_of_many_records_a_few_are_told_and_all_are_counted(tmp_path, shown):
 def test_a_reader_that_fails_is_told_and_the_next_file_is_read(tmp_path, shown, monkeypatch):
     for name in "ab":
         (tmp_path / f"{name}.txt").write_text(name)
-    real = explain_file.extract_file
+    real = inputs.extract_file
 
     def fail(data, path, *rest):
         if path == "a.txt":
             raise ValueError("a bug [bold]")
         return real(data, path, *rest)
 
-    monkeypatch.setattr(explain_file, "extract_file", fail)
+    monkeypatch.setattr(inputs, "extract_file", fail)
     text = shown(tmp_path)
     assert "reject    extractor_error · ValueError: a bug [bold]" in text and "document  1 characters" in text
 
@@ -180,7 +181,7 @@ def test_a_fault_of_a_server_is_none_of_the_file(kind, tmp_path, shown, monkeypa
         raise kind("no such model")
 
     (tmp_path / "a.pdf").write_bytes(b"%PDF-1.7")
-    monkeypatch.setattr(explain_file, "extract_file", stop)
+    monkeypatch.setattr(inputs, "extract_file", stop)
     with pytest.raises(kind, match="no such model"):
         shown(tmp_path)
 
