@@ -21,6 +21,7 @@ class Word:
     top: float
     right: float
     bottom: float
+    glued: bool = False  # to the word before, whatever is between their boxes
 
 
 _LEAST_WORD = 0.3  # confidence of the words of a line; less is a smudge, a picture or a rule
@@ -103,7 +104,7 @@ def joined(words: list[Word], height: float) -> str:
         gap = max(word.left - before.right, before.left - word.right, word.top - before.bottom)
         last, first = text[-1], word.text[0]
         most = _TIGHT_CJK if _CJK.match(last) and _CJK.match(first) else _TIGHT
-        tight = gap < most * height and UNSPACED.match(last) and UNSPACED.match(first)
+        tight = word.glued or (gap < most * height and UNSPACED.match(last) and UNSPACED.match(first))
         text += word.text if tight else f" {word.text}"
     return text
 
@@ -137,8 +138,13 @@ def _even_sizes(lines: list[Line]) -> list[Line]:
     ]
 
 
-def parse_tsv(table: str) -> list[list[Word]]:
-    """Lines of words in tesseract's TSV output, without what is no text."""
+def parse_tsv(table: str, text: str = "") -> list[list[Word]]:
+    """Lines of words in tesseract's TSV output, without what is no text.
+
+    `text` is its plain output. For some languages only that says where words end: their rows in the table are
+    syllables.
+    """
+    spaced = {"".join(line.split()): line for line in text.splitlines()}
     rows = (row.split("\t") for row in table.splitlines())
     words = (row for row in rows if len(row) == 12 and row[0] == "5" and row[11].strip())
     lines = []
@@ -147,7 +153,24 @@ def parse_tsv(table: str) -> list[list[Word]]:
         for row in group:
             left, top, width, height = map(int, row[6:10])
             line.append(Word(row[11].strip(), float(row[10]) / 100, left, top, left + width, top + height))
-        line = _line_words(line)
+        line = _line_words(_glued(line, spaced.get("".join(word.text for word in line), "")))
         if any(letter.isalnum() for word in line for letter in word.text) and confidence_of(line) >= _LEAST_WORD:
             lines.append(line)
     return lines
+
+
+def _glued(words: list[Word], spaced: str) -> list[Word]:
+    """The words of a line, marked where its text has no space between them."""
+    if not spaced:
+        return words
+    begins = set()
+    length = 0
+    for part in spaced.split():
+        begins.add(length)
+        length += len(part)
+    marked = []
+    length = 0
+    for word in words:
+        marked.append(word if length in begins else replace(word, glued=True))
+        length += len(word.text)
+    return marked

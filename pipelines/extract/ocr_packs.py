@@ -74,11 +74,11 @@ OWN_PACKS: dict[str, str] = _own_packs()
 """Language label -> its pack; the labels that are missing here are read with the pack of their script."""
 
 _BETTER_BY_SCRIPT = {"Hans", "Hant", "Jpan"}  # 5-gram F1 .91-.96 beside .88-.92 of the language's pack
-READS_LATIN = {
-    "Latin", "Japanese", "HanS", "HanT",
-    *(pack for label, pack in OWN_PACKS.items() if label.endswith("_Latn") and pack != "vie"),
+ALONE = {
+    "Latin", "Japanese", "HanS", "HanT", "Arabic", "Hebrew",
+    *(pack for label, pack in OWN_PACKS.items() if label[-4:] in ("Latn", "Arab", "Hebr") and pack != "vie"),
 }  # fmt: skip
-"""Packs that read English words well enough without the pack for English beside them."""
+"""Packs without the one for English beside them: they read English words, or lose more of their own than they gain."""
 
 
 def packs_of(label: str) -> tuple[str, ...]:

@@ -64,7 +64,10 @@ class RapidOcr:
         try:
             answer = json.loads(told)
             rotation, pixels = int(answer["rotation"]), float(answer["width"])
-            words = [Word(str(text), float(score), *map(float, box)) for text, score, box in answer["lines"]]
+            words = [
+                Word(str(text), float(score), float(left), float(top), float(right), float(bottom))
+                for text, score, (left, top, right, bottom) in answer["lines"]
+            ]
         except (ValueError, KeyError, TypeError):
             raise Unreadable("ocr_failed", "rapidocr gave no sensible answer") from None
         words = [word for word in words if word.text.strip()]

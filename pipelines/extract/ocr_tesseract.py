@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import which
+from tempfile import TemporaryDirectory
 
 import xxhash
 from PIL import Image
@@ -23,7 +24,7 @@ from annotators.language import identify
 from pipelines.extract.layout import lay_out
 from pipelines.extract.ocr_engine import Missing, Recognised, Render, run_bounded
 from pipelines.extract.ocr_lines import Word, box_of, confidence_of, font_size, page_lines, parse_tsv, usual_height
-from pipelines.extract.ocr_packs import DETECTED_SCRIPTS, READS_LATIN, SCRIPT_PACKS, debian_package, packs_of
+from pipelines.extract.ocr_packs import ALONE, DETECTED_SCRIPTS, SCRIPT_PACKS, debian_package, packs_of
 from pipelines.extract.ocr_pictures import (
     DPI,
     as_pgm,
@@ -43,6 +44,14 @@ _DOUBTFUL, _DOUBTFUL_LINES = 0.7, 10  # confidence of lines that may be in anoth
 _SURE_LANGUAGE = 0.5  # score of a language that names the pack
 _FEW_LETTERS = 40  # too few to tell the language
 _SMALL_TEXT = 22  # pixels of the font's size; smaller letters are rendered larger and read again
+_TEXT_HAS_SPACES = {
+    pack
+    for script in ("Hang", "Thai", "Laoo", "Khmr", "Mymr")
+    for label in LANGUAGES
+    if LANGUAGES[label].script == script
+    for pack in packs_of(label)
+}  # in tables of these packs syllables are words
+_NO_LANGUAGE = 0.85  # of the confidence, where the text is in no language that we know
 _LATIN_FIRST = 0.1  # confidence by which another script must be better where none is sure
 _SKEW = 0.8  # degrees from which on a page is turned straight and read again
 _LONG_LINE, _LONG_LINES = 5, 4  # words of a line, and such lines, that tell the skew of a page
@@ -102,6 +111,12 @@ def find_tesseract(languages: Sequence[str]) -> "Tesseract | Missing":
     if not installed.keys() - {"osd", "equ"}:
         return Missing("tesseract has no language pack: apt install tesseract-ocr-all")
     return Tesseract(program, version, Path(folder), installed, tuple(languages))
+
+
+def _is_language(reading: _Reading) -> bool:
+    """Whether the text is in one of the 119 languages, or too short to say."""
+    letters = sum(map(str.isalpha, "".join(word.text for line in reading.lines for word in line)))
+    return letters < 3 * _FEW_LETTERS or _language(reading) is not None
 
 
 def _skew(lines: Sequence[Sequence[Word]]) -> float:
@@ -165,7 +180,11 @@ class Tesseract:
             again = self._recognise(turned(larger, best.rotation), 2 * dpi, best.packs, clock)
             if again.confidence > best.confidence:
                 best = replace(again, rotation=best.rotation)
-        elif abs(skew := _skew(best.lines)) >= _SKEW:
+        elif best.confidence < _GOOD and best.lines:
+            again = self._recognise(turned(picture, best.rotation), dpi, best.packs, clock, psm=4)
+            if again.confidence > best.confidence + 0.05:  # the page was taken for columns, and is none
+                best = replace(again, rotation=best.rotation)
+        if abs(skew := _skew(best.lines)) >= _SKEW:
             straight = turned(picture, best.rotation).rotate(skew, Image.Resampling.BILINEAR, fillcolor=255)
             again = self._recognise(straight, dpi, best.packs, clock)
             if again.confidence > best.confidence - 0.05:
@@ -176,7 +195,8 @@ class Tesseract:
         content = PageContent(1, width, height, [page_lines(best.lines, scale)])
         turn = f", turned by {best.rotation} degrees" if best.rotation else ""
         reason = f"recognised with {'+'.join(best.packs)}{turn}" if best.lines else "no text was recognised"
-        return Recognised(lay_out(content), round(best.confidence, 4), best.packs, best.rotation, width, height, reason)
+        confidence = best.confidence if _is_language(best) else _NO_LANGUAGE * best.confidence
+        return Recognised(lay_out(content), round(confidence, 4), best.packs, best.rotation, width, height, reason)
 
     def _read_upright(self, picture: Image.Image, dpi: int, known: tuple[str, ...], clock: _Clock) -> _Reading:
         """The best reading of the page, turned and with the packs it needs."""
@@ -192,17 +212,24 @@ class Tesseract:
                 reading = self._with_other_letters(picture, dpi, reading, clock)
             if reading.confidence >= _FAIR:
                 return reading
+        first_reading = reading
         rotation, scripts = self._detect(picture, dpi, clock)
         if rotation is None:
             rotation = self._guess_rotation(picture, dpi, clock)
         readings = [reading] if reading.picture == picture.size else []
-        upright = turned(picture, rotation)
         if self.languages:
-            reading = self._recognise(upright, dpi, self.languages, clock)
-        else:
-            reading = self._in_its_language(upright, dpi, self._read_strip(upright, dpi, scripts, clock), clock)
+            reading = self._recognise(turned(picture, rotation), dpi, self.languages, clock)
+            return max([*readings, replace(reading, rotation=rotation)], key=lambda each: each.confidence)
+        strip = self._read_strip(turned(picture, rotation), dpi, scripts, clock)
+        if rotation and not self._is_sure(strip):  # letters that the detection does not know have misled it
+            upright = self._read_strip(picture, dpi, scripts, clock)
+            if upright.confidence > strip.confidence:
+                strip, rotation = upright, 0
+        reading = self._in_its_language(turned(picture, rotation), dpi, strip, clock)
         readings.append(replace(reading, rotation=rotation))
-        return max(readings, key=lambda reading: reading.confidence)
+        if reading.confidence < min(_FAIR, first_reading.confidence) and not first_reading.sideways:
+            readings.append(self._in_its_language(picture, dpi, first_reading, clock))  # the detection was wrong
+        return max(readings, key=lambda each: each.confidence)
 
     def _in_its_language(self, picture: Image.Image, dpi: int, reading: _Reading, clock: _Clock) -> _Reading:
         """The page read with the packs for the language of `reading`, of a part of it or with other packs."""
@@ -236,9 +263,16 @@ class Tesseract:
         self, picture: Image.Image, dpi: int, packs: tuple[str, ...], clock: _Clock, psm: int = 3
     ) -> _Reading:
         names = "+".join(self.installed[pack] for pack in packs)
-        command = [self.program, "stdin", "stdout", "-l", names, "--dpi", str(dpi), "--psm", str(psm)]
-        table = run_bounded([*command, "-c", "tessedit_create_tsv=1"], as_pgm(picture), clock.left())
-        lines = parse_tsv(table.decode("utf-8", "replace"))
+        options = ["-l", names, "--dpi", str(dpi), "--psm", str(psm), "-c", "tessedit_create_tsv=1"]
+        if packs[0] in _TEXT_HAS_SPACES:
+            with TemporaryDirectory(prefix="sluice-") as folder:
+                page = Path(folder) / "page"
+                both = [self.program, "stdin", str(page), *options, "-c", "tessedit_create_txt=1"]
+                run_bounded(both, as_pgm(picture), clock.left())
+                table, text = (page.with_suffix(suffix).read_bytes() for suffix in (".tsv", ".txt"))
+        else:
+            table, text = run_bounded([self.program, "stdin", "stdout", *options], as_pgm(picture), clock.left()), b""
+        lines = parse_tsv(table.decode("utf-8", "replace"), text.decode("utf-8", "replace"))
         confidence = confidence_of(word for words in lines for word in words)
         return _Reading(lines, confidence, packs, picture=picture.size)
 
@@ -275,16 +309,27 @@ class Tesseract:
         """A strip of a page that is upright, read in one script after the other until one is the right one."""
         strip = busiest_strip(picture)
         readings = []
-        for script in scripts:
+        letters = 0
+        for script in (*scripts, *(script for script in SCRIPT_PACKS if script not in scripts)):
+            if script not in scripts and letters < _FEW_LETTERS:
+                break  # so little on the page is hardly text
             if packs := self._script_packs(script):
                 reading = self._recognise(strip, dpi, packs[:1], clock)
                 if self._is_sure(reading):
-                    return reading
+                    return self._simplified_or_not(strip, dpi, reading, clock)
+                letters = max(letters, sum(len(word.text) for line in reading.lines for word in line))
                 readings.append((reading.confidence + _LATIN_FIRST * (script == "Latn"), reading))
         if not readings:
             packages = debian_package(SCRIPT_PACKS[scripts[0]])
             raise Unreadable("needs_ocr", f"tesseract has no language pack for script {scripts[0]}: install {packages}")
         return max(readings, key=lambda each: each[0])[1]
+
+    def _simplified_or_not(self, strip: Image.Image, dpi: int, reading: _Reading, clock: _Clock) -> _Reading:
+        """The better reading of Chinese: the packs know the characters of only one way to write it."""
+        other = {"HanS": "Hant", "chi_sim": "Hant", "HanT": "Hans", "chi_tra": "Hans"}.get(reading.packs[0])
+        if other is None or not (packs := self._script_packs(other)):
+            return reading
+        return max(reading, self._recognise(strip, dpi, packs[:1], clock), key=lambda each: each.confidence)
 
     def _script_packs(self, script: str) -> tuple[str, ...]:
         """The packs to read a script with while its language is not known; the last resort is any of its languages."""
@@ -303,7 +348,7 @@ class Tesseract:
         pack = next((pack for pack in packs if pack in self.installed), None)
         if pack is None:
             return ()
-        beside = pack not in READS_LATIN and _LATIN_BESIDE in self.installed
+        beside = pack not in ALONE and _LATIN_BESIDE in self.installed
         return (pack, _LATIN_BESIDE) if beside else (pack,)
 
     def _is_sure(self, reading: _Reading) -> bool:
