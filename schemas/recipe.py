@@ -207,7 +207,9 @@ class Extract(Section):
     )
 
 
-_HOW_A_SERVER_IS_ASKED = {"url", "key_variable", "concurrency", "seconds", "input_price", "output_price"}
+_HOW_A_SERVER_IS_ASKED = {
+    *("url", "key_variable", "concurrency", "seconds", "attempts", "input_price", "output_price"),
+}
 HOW_EXTRACTION_RUNS: dict[str, Any] = {
     "answers": True,
     "vision": _HOW_A_SERVER_IS_ASKED,

@@ -51,10 +51,13 @@ def _sources(recipe: Recipe) -> dict[str, Any]:
 
 
 def _source_files(recipe: Recipe) -> dict[str, str]:
-    from pipelines.extract.listing import list_sources
+    from pipelines.extract.listing import list_sources, may_hold_pdf
 
-    found = {f"source:{name}": digest(listing) for name, listing in list_sources(recipe, hashes=True).items()}
-    if recipe.extract.ocr != "none":
+    listings = list_sources(recipe, hashes=True)
+    found = {f"source:{name}": digest(listing) for name, listing in listings.items()}
+    named = {source.name for source in recipe.sources if source.kind == "files"}
+    names = (str(file[0]) for name, listing in listings.items() if name in named for file in listing)
+    if recipe.extract.ocr != "none" and any(map(may_hold_pdf, names)):
         from pipelines.extract.ocr import Missing, find_engine
 
         engine = find_engine(recipe.extract.ocr, recipe.extract.ocr_languages)

@@ -5,13 +5,14 @@ Imports no Beam: the runner lists the sources to tell whether anything changed.
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import xxhash
 
 from pipelines.extract import python_environment
 from pipelines.extract.names import printable
 from schemas import paths
+from schemas.code import code_language
 from schemas.errors import ConfigError
 from schemas.recipe import Recipe, Source
 
@@ -85,6 +86,17 @@ def files_below(folder: str) -> dict[str, tuple[str, int]]:
     if paths.is_local(folder):
         return _walk(Path(folder.removeprefix("file://")))
     return _remote(folder)
+
+
+_NO_PDF = frozenset(".html .htm .json .jsonl .markdown .md .ndjson .parquet .txt .xhtml".split())
+
+
+def may_hold_pdf(path: str) -> bool:
+    """Whether a file of that name is likely to be or hold a PDF; what recognises pages matters to no other."""
+    packed, name = PurePosixPath(path.lower()), path.lower()
+    if packed.suffix in {".gz", ".zst", ".zstd", ".bz2", ".xz"}:
+        name = packed.stem
+    return PurePosixPath(name).suffix not in _NO_PDF and code_language(name) is None
 
 
 def local_root(source: Source) -> Path | None:

@@ -24,6 +24,7 @@ from pipelines.extract.ocr import LEAST_CONFIDENCE, Missing, find_engine
 from pipelines.extract.page import WRAPPED_HYPHEN, Page, Unreadable
 from pipelines.extract.refine import refine_text
 from pipelines.extract.vision import Failure, PageRequest, read_pages, too_many_fallbacks
+from schemas import paths
 from schemas.recipe import Extract, Server
 
 PAGES_PER_RANGE = 64
@@ -106,6 +107,28 @@ def take_spent(options: Extract) -> dict[str, int]:
 
 recognition = functools.cache(find_engine)
 """The engine of this process for a name and its language packs; installing one takes a new process to be seen."""
+
+
+def check_models(options: Extract) -> None:
+    """Ask the servers for their models before the first file is read; ConfigError if one is not as the recipe says.
+
+    Not where answers are kept already: a rerun may need no server at all.
+    """
+    if options.answers and paths.exists(options.answers):
+        return
+    for server in (options.vision, options.refine):
+        if server is not None:
+            with ServedModel(server) as model:
+                model.check()
+
+
+def close_models() -> None:
+    """Let go of the clients of this process; one that has stopped would stop the next run too."""
+    with _serving:
+        models = list(_served.values())
+        _served.clear()
+    for model in models:
+        model.close()
 
 
 class _Reader:
@@ -204,7 +227,8 @@ class _Reader:
                 self.isolated.ask("pdf_open", self.request, seconds=self.options.file_seconds)
             answer, data = self.isolated.ask(reader, request, seconds=self.options.page_seconds)
             self.opened = answer.get("error") not in _FATAL
-            self.faults += not self.opened
+            if reader == "pdf_page" or not self.vision:  # threads draw for a vision model: theirs would count at random
+                self.faults += not self.opened
         return answer, data
 
 
@@ -275,8 +299,9 @@ def _part(
     model = served_model(options.refine, options.answers)
     if model and options.refine and len(piece) <= options.max_characters:
         refined = refine_text(piece, model, options.refine)
-        piece, spans = refined.text, refined.move(spans)
         yield Repair(locator, refined, model.server.model)
+        if len(refined.text) <= options.max_characters:
+            piece, spans = refined.text, refined.move(spans)
     document = make_document(locator, piece, options, metadata)
     if isinstance(document, Extracted):
         cut = len(piece) - len(piece.lstrip("\n\ufeff"))  # what `clean_text` takes off

@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
+from annotators.served_model import in_order
 from pipelines.extract.found import Extracted, Found, PageFact, Reject, Repair
 from pipelines.extract.inputs import local_copy, read_input, with_rejects
 from pipelines.extract.listing import InputFile, list_source
@@ -32,6 +33,8 @@ from pipelines.extract.page import Page
 from pipelines.extract.pdf_file import (
     PAGES_PER_RANGE,
     PdfInfo,
+    check_models,
+    close_models,
     make_documents,
     open_pdf,
     page_ranges,
@@ -54,6 +57,7 @@ PARTITIONS = 64
 _KEY = np.dtype([("id", "V16"), ("shard", "<u4"), ("row", "<u4"), ("document", "V16")])
 _PAGE = re.compile(r"(?:^|!/)page=\d+$")  # locator of a rejected page
 _LONG_PDF_BYTES = 256 << 10  # from here on a PDF is worth opening to see whether it has pages for several workers
+_FILES_SIDE_BY_SIDE = 8  # where models are asked; each has a child process
 _FOLDERS = ("documents", "rejects", "pages", "refinements")
 _RANGES = ".ranges"  # folder of what workers read of long PDF files, until a shard is written
 _RANGE = pa.schema([pa.field("page", pa.large_string(), nullable=False)])  # a Page as JSON
@@ -173,17 +177,32 @@ class ExtractFiles(beam.DoFn):
             spent.update(asked)
         if not _is_written(task):
             with _ShardWriter(task.output, task.name, self.options.refine is not None) as writer:
-                for position, file in enumerate(task.files):
-                    source = self.sources[file.source]
-                    parts = ranges.get(position)
-                    read = self._long_pdf(task, parts) if parts else read_input(file, source, self.options)
-                    for found in with_rejects(read, file):
-                        for folder, row in _rows(file, source, found):
+                for file, everything in self._read(task, ranges):
+                    for found in everything:
+                        for folder, row in _rows(file, self.sources[file.source], found):
                             writer.add(folder, row)
         spent.update(take_spent(self.options))
         yield task.index, _result(task, spent)
         for partition, packed in sorted(_user_ids(task).items()):
             yield beam.pvalue.TaggedOutput("ids", (partition, b"".join(packed)))
+
+    def _read(self, task: FilesTask, ranges: dict[int, list[PageRange]]) -> Iterator[tuple[InputFile, Iterable[Found]]]:
+        """Every file with what it gives, in order.
+
+        Where models are asked, PDF files are read side by side: one of a few pages would leave a server idle.
+        """
+
+        def read(place: tuple[int, InputFile]) -> tuple[InputFile, Iterable[Found]]:
+            position, file = place
+            parts = ranges.get(position)
+            given = self._long_pdf(task, parts) if parts else read_input(file, self.sources[file.source], self.options)
+            found = with_rejects(given, file)
+            return file, list(found) if threads > 1 and file.path.lower().endswith(".pdf") else found
+
+        servers = [server for server in (self.options.vision, self.options.refine) if server is not None]
+        threads = min(_FILES_SIDE_BY_SIDE, max((server.concurrency for server in servers), default=1))
+        places = list(enumerate(task.files))
+        return in_order(read, places, threads) if threads > 1 else map(read, places)
 
     def _long_pdf(self, task: FilesTask, ranges: list[PageRange]) -> Iterator[Found]:
         pages: list[Page] = []
@@ -449,6 +468,10 @@ def run(job: Job) -> Output:
             | "Drop repeated" >> beam.ParDo(DropRepeatedIds(job.output))
         )
 
-    output = run_pipeline(job, build, len(tasks), watch="documents")
+    try:
+        check_models(job.recipe.extract)
+        output = run_pipeline(job, build, len(tasks), watch="documents")
+    finally:
+        close_models()
     paths.remove(paths.join(job.output, _RANGES))
     return output

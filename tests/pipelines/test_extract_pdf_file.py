@@ -319,6 +319,29 @@ def test_the_spans_of_pages_follow_the_repair_of_their_text(tmp_path):
     ]
 
 
+def test_files_of_one_page_keep_a_server_busy(tmp_path):
+    """Twelve PDF files of one page each: their requests are under way side by side, and nothing depends on that."""
+    (tmp_path / "in").mkdir()
+    for number in range(12):
+        make_pdf(
+            tmp_path / "in" / f"{number:02d}.pdf", 1, lambda page, number=number: f"{sentence(number)} {sentence(7)}"
+        )
+
+    def repair(sent, number):
+        text = sent["messages"][1]["content"].partition("<text>\n")[2].removesuffix("\n</text>")
+        return Reply(text.replace("lamp was lit", "lamp was lighted"), wait=0.3)
+
+    outputs = []
+    for concurrency in (4, 1):
+        with simulated_model_server(repair, ["small"]) as server:
+            keys = {"url": server.url, "model": "small", "concurrency": concurrency}
+            result = run_stage(tmp_path / "in", tmp_path / str(concurrency), refine=keys)
+            assert server.most_under_way == concurrency
+        files = sorted((tmp_path / str(concurrency)).rglob("*.parquet"))
+        outputs.append((result.counts, [read_table(str(file)).to_pylist() for file in files]))
+    assert outputs[0] == outputs[1] and "lighted" in str(outputs[0])
+
+
 def test_a_page_survives_the_pipe():
     page = Page(3, "vlm", "made", 0.25, 1.5, 2.5, [Block("heading", "A\x02b", (1.0, 2.0, 3.0, 4.0), 9.5, 2)], "e", True)
     assert Page.from_json(json.loads(json.dumps(page.to_json()))) == page
@@ -352,6 +375,7 @@ def test_memory_stays_flat_with_the_pages(tmp_path):
     assert child_after < child_before + 100_000 and parent_after < parent_before + 100_000  # kB
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 @pytest.mark.parametrize("backend", ["pymupdf", "pypdfium2"])
 def test_every_shared_file_ends_as_documents_or_rejects(shared_data, backend):
