@@ -25,7 +25,7 @@ class Recognised:
 
     blocks: list[Block]
     confidence: float  # from 0 to 1: mean of the engine's over all letters
-    packs: tuple[str, ...]  # language packs that read it, for the next page of the document
+    packs: tuple[str, ...]  # a guess for the next page: the language packs that read this one, if they read it well
     rotation: int  # degrees clockwise by which the page had to be turned: 0, 90, 180 or 270
     width: float
     height: float

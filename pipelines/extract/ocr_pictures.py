@@ -55,6 +55,15 @@ def busiest_strip(picture: Image.Image) -> Image.Image:
     return picture.crop((0, top, picture.width, top + size))
 
 
+_LEAST_CONTRAST = 24  # of 255
+
+
+def is_blank(picture: Image.Image) -> bool:
+    """Whether all of the page is of one shade."""
+    darkest, lightest = picture.getextrema()
+    return lightest - darkest < _LEAST_CONTRAST  # type: ignore[operator]  # a grey picture has one band
+
+
 _DOT = 0.035  # inches: dots of leaders are smaller
 _DOTS = 6  # of one leader at least
 _MOST_SHAPES = 200_000  # on a page; more are noise

@@ -22,13 +22,14 @@ from PIL import Image
 
 from annotators.language import identify
 from pipelines.extract.layout import lay_out
-from pipelines.extract.ocr_engine import Missing, Recognised, Render, run_bounded
+from pipelines.extract.ocr_engine import LEAST_CONFIDENCE, Missing, Recognised, Render, run_bounded
 from pipelines.extract.ocr_lines import Word, box_of, confidence_of, font_size, page_lines, parse_tsv, usual_height
 from pipelines.extract.ocr_packs import ALONE, DETECTED_SCRIPTS, SCRIPT_PACKS, debian_package, packs_of
 from pipelines.extract.ocr_pictures import (
     DPI,
     as_pgm,
     busiest_strip,
+    is_blank,
     read_picture,
     stacked,
     turned,
@@ -39,6 +40,7 @@ from pipelines.extract.page import PageContent, Unreadable
 from schemas.languages import LANGUAGES
 
 _GOOD = 0.85  # confidence from which on nothing else is tried
+_NO_TEXT = "no text was recognised"
 _FAIR = 0.75  # confidence from which on a strip tells the language
 _DOUBTFUL, _DOUBTFUL_LINES = 0.7, 10  # confidence of lines that may be in another script; how many are tried
 _SURE_LANGUAGE = 0.5  # score of a language that names the pack
@@ -173,7 +175,10 @@ class Tesseract:
 
     def _read(self, render: Render, width: float, height: float, known: tuple[str, ...], clock: "_Clock") -> Recognised:
         dpi = usual_dpi(width, height)
-        picture = without_leaders(read_picture(render(dpi=dpi)), dpi)
+        picture = read_picture(render(dpi=dpi))
+        if is_blank(picture):
+            return Recognised([], 0.0, known, 0, width, height, _NO_TEXT)
+        picture = without_leaders(picture, dpi)
         best = self._read_upright(picture, dpi, known, clock)
         if best.confidence < _GOOD and best.lines and _text_size(best) < _SMALL_TEXT and 2 * dpi <= 2 * DPI:
             larger = without_leaders(read_picture(render(dpi=2 * dpi)), 2 * dpi)
@@ -194,9 +199,10 @@ class Tesseract:
         scale = best.picture[0] / max(width, 1.0)
         content = PageContent(1, width, height, [page_lines(best.lines, scale)])
         turn = f", turned by {best.rotation} degrees" if best.rotation else ""
-        reason = f"recognised with {'+'.join(best.packs)}{turn}" if best.lines else "no text was recognised"
+        reason = f"recognised with {'+'.join(best.packs)}{turn}" if best.lines else _NO_TEXT
         confidence = best.confidence if _is_language(best) else _NO_LANGUAGE * best.confidence
-        return Recognised(lay_out(content), round(confidence, 4), best.packs, best.rotation, width, height, reason)
+        packs = best.packs if confidence >= LEAST_CONFIDENCE else known
+        return Recognised(lay_out(content), round(confidence, 4), packs, best.rotation, width, height, reason)
 
     def _read_upright(self, picture: Image.Image, dpi: int, known: tuple[str, ...], clock: _Clock) -> _Reading:
         """The best reading of the page, turned and with the packs it needs."""
@@ -216,7 +222,9 @@ class Tesseract:
         rotation, scripts = self._detect(picture, dpi, clock)
         if rotation is None:
             rotation = self._guess_rotation(picture, dpi, clock)
-        readings = [reading] if reading.picture == picture.size else []
+            if rotation is None:
+                return reading if reading.picture == picture.size else replace(reading, lines=[], confidence=0.0)
+        readings = [reading] if reading.picture == picture.size and not reading.sideways else []
         if self.languages:
             reading = self._recognise(turned(picture, rotation), dpi, self.languages, clock)
             return max([*readings, replace(reading, rotation=rotation)], key=lambda each: each.confidence)
@@ -295,14 +303,19 @@ class Tesseract:
         scripts = (*likely, *(other for other in _OTHER_SCRIPTS if other not in likely))
         return (rotation if sure and rotation in (0, 90, 180, 270) else None), scripts
 
-    def _guess_rotation(self, picture: Image.Image, dpi: int, clock: _Clock) -> int:
-        """Degrees by which a strip reads best, for pages with too few letters for tesseract's own detection."""
+    def _guess_rotation(self, picture: Image.Image, dpi: int, clock: _Clock) -> int | None:
+        """Degrees by which a strip reads best, for pages with too few letters for tesseract's own detection.
+
+        None if nothing on the page can be taken for a letter.
+        """
         packs = self.languages or self._script_packs("Latn")
         if not packs:
             return 0
         strips = {turn: busiest_strip(turned(picture, turn)) for turn in (0, 180, 90, 270)}
         readings = {turn: self._recognise(strip, dpi, packs, clock) for turn, strip in strips.items()}
         best = max(readings, key=lambda turn: readings[turn].confidence)
+        if not readings[best].lines:
+            return None
         return best if readings[best].confidence >= _FAIR else 0
 
     def _read_strip(self, picture: Image.Image, dpi: int, scripts: tuple[str, ...], clock: _Clock) -> _Reading:
