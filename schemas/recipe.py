@@ -811,7 +811,9 @@ def _override(value: dict[str, Any], override: str) -> None:
         if isinstance(here, list):
             here = here[_position(here, part, override)]
         elif isinstance(here, dict):
-            here = here.setdefault(part, {})
+            if here.get(part) is None:  # absent, or a section that is switched off
+                here[part] = {}
+            here = here[part]
         else:
             raise ConfigError(f"--set {override}: '{part}' is below a plain value, which has no keys")
     if isinstance(here, list):

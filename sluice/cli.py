@@ -105,19 +105,23 @@ def extract(
     """Text out of PDF, HTML, WARC, EPUB, DOCX, Markdown, text, source code, JSONL and Parquet, also in tar and zip."""
     import json
 
-    from sluice.commands import explain_inputs, model_server, run_stage
+    from sluice.commands import check_pair, explain_inputs, run_stage
 
+    check_pair("--vlm", vlm_url, vlm_model)
+    check_pair("--refine", refine_url, refine_model)
     chosen = {
         "pdf_backend": pdf_backend,
         "passwords": password or None,
         "ocr": ocr,
-        "vision": model_server("--vlm", vlm_url, vlm_model),
-        "refine": model_server("--refine", refine_url, refine_model),
+        "vision.url": vlm_url,
+        "vision.model": vlm_model,
+        "refine.url": refine_url,
+        "refine.model": refine_model,
         "answers": answers,
         "html": html,
     }
     extra = [f"extract.{name}={json.dumps(value)}" for name, value in chosen.items() if value is not None]
-    changes, columns = (*(settings or ()), *extra), tuple(column or ())
+    changes, columns = (*extra, *(settings or ())), tuple(column or ())
     if explain:
         explain_inputs(inputs, recipe, changes, columns)
     else:

@@ -110,11 +110,10 @@ def _only_documents(source: str, more: tuple[str, ...]) -> None:
             raise ConfigError(f"{path}: a recipe or a run stands alone; give only documents, or only this")
 
 
-def model_server(option: str, url: str | None, model: str | None) -> dict[str, str] | None:
-    """The section of a recipe that `--vlm-url` and `--vlm-model`, or `--refine-url` and `--refine-model`, stand for."""
+def check_pair(option: str, url: str | None, model: str | None) -> None:
+    """`--vlm-url` and `--vlm-model`, or `--refine-url` and `--refine-model`: both or neither."""
     if (url is None) != (model is None):
         raise ConfigError(f"{option}-url and {option}-model belong together; give both")
-    return {"url": url, "model": model} if url is not None and model is not None else None
 
 
 def explain_inputs(

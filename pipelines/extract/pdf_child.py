@@ -12,6 +12,7 @@ from pipelines.extract.layout import lay_out
 from pipelines.extract.page import Document, Page, Unreadable
 from pipelines.extract.tables import find_tables
 
+_MOST_CHARACTERS = 200_000  # of a page; a newspaper's has a tenth of that
 _open: tuple[tuple[Any, ...], Document] | None = None
 
 
@@ -50,6 +51,9 @@ def read_page(payload: bytes, path: str, backend: str, passwords: list[str], num
         content = document.read(number)
     except Unreadable as unreadable:
         return {"error": unreadable.error, "message": unreadable.message}
+    characters = sum(len(line.text) for block in content.blocks for line in block)
+    if characters > _MOST_CHARACTERS:
+        return {"error": "too_large", "message": f"{characters} characters on one page"}
     verdict = judge(content)
     page = Page(number, verdict.route, verdict.reason, verdict.confidence, content.width, content.height)
     if verdict.route == "text_layer":

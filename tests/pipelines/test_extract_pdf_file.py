@@ -161,6 +161,20 @@ def test_one_page_that_hangs_costs_that_page_only(tmp_path):
     )
 
 
+def test_a_page_of_more_text_than_a_page_has_is_left(tmp_path):
+    path = make_pdf(tmp_path / "bomb.pdf", 3)
+    with pymupdf.open(path) as document:
+        page = document[1]
+        for height in range(300):
+            page.insert_text((9, 9 + height), "letters " * 100, fontsize=0.8)
+        document.save(tmp_path / "bombs.pdf")
+    found = read(tmp_path / "bombs.pdf")
+    (document,) = parts(found, Extracted)
+    assert [page for page, _, _ in document.pages] == [1, 3]
+    (reject,) = parts(found, Reject)
+    assert reject.locator == "page=2" and reject.error == "too_large"
+
+
 def test_a_document_over_the_limit_is_split_between_pages(tmp_path):
     path = make_pdf(tmp_path / "book.pdf", 10)
     (whole,) = parts(read(path), Extracted)

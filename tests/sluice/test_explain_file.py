@@ -199,3 +199,13 @@ def test_the_command_writes_nothing(tmp_path, sluice):
     assert sorted(tmp_path.rglob("*")) == before
     assert done.stdout.count("a.txt · 10 B · text") == 2 and "2 files · 2 documents" in done.stdout
     assert sluice("extract", "--explain", "none", cwd=tmp_path, check=False).returncode == 2
+
+
+def test_settings_of_a_model_may_stand_beside_its_address(tmp_path, sluice):
+    (tmp_path / "a.txt").write_text("Words.")
+    model = ["--vlm-url", "http://127.0.0.1:9/v1", "--vlm-model", "m"]
+    told = sluice("extract", tmp_path / "a.txt", "--explain", *model, "--set", "extract.vision.nope=3", check=False)
+    assert told.returncode == 2 and "nope" in told.stderr
+    assert not sluice("extract", tmp_path / "a.txt", "--explain", *model, "--set", "extract.vision.attempts=3").stderr
+    told = sluice("extract", tmp_path / "a.txt", "--explain", *model[:2], check=False)
+    assert told.returncode == 2 and "--vlm-model" in told.stderr
