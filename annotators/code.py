@@ -32,7 +32,7 @@ _CODE_LINE = re.compile(
 
 _PATH_KEYS = ("path", "file_path", "filename")  # of the metadata, where a table holds many files
 _LANGUAGE_KEYS = ("code", "programming_language")
-_PROSE_KINDS = ("docstrings", "docx", "epub", "html", "pdf")  # what extraction says of a text, whatever its file is called
+_PROSE_KINDS = ("docstrings", "docx", "epub", "html", "pdf")  # by extraction, whatever the file is called
 
 
 def code_rows(batch: pa.RecordBatch) -> list[bool]:
