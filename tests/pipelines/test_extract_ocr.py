@@ -232,7 +232,7 @@ def test_noise_is_left_alone_in_bounded_time():
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\x89PNG\r\n\x1a\n", png_of(Image.new("L", (40, 40)))[:-30], b"P5 1 1 255\n0", os.urandom(100)]
+    "data", [b"", b"\x89PNG\r\n\x1a\n", png_of(Image.new("L", (40, 40)))[:-30], b"P5 1 1 255\n0", bytes(range(7, 107))]
 )
 def test_damaged_pictures_are_an_error(data):
     with pytest.raises(Unreadable) as caught:
@@ -378,7 +378,7 @@ def _by_hand(png: bytes, pack: str) -> str:
 @pytest.mark.shared_data
 @pytest.mark.parametrize(
     ("stem", "pack"),
-    [("scan-en", "eng"), ("scan-de-100dpi", "deu"), ("scan-ru", "rus"), ("scan-zh", "chi_sim"), ("scan-vi", "vie")],
+    [("scan-de-100dpi", "deu"), ("scan-zh", "chi_sim"), ("scan-vi", "vie")],
 )
 def test_scans_are_read_as_well_as_by_hand(shared_data: Path, stem: str, pack: str):
     needs("Latin", "osd", pack)
