@@ -29,7 +29,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import trafilatura
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
@@ -107,15 +106,20 @@ def left_out(rows: Sequence[dict[str, Any]], folds: int) -> dict[str, list[str]]
     return texts
 
 
-EXTRACTORS: dict[str, Callable[[str], str | None]] = {
-    "trafilatura, default": trafilatura.extract,
-    "trafilatura, fast, no comments": lambda page: trafilatura.extract(page, fast=True, include_comments=False),
-    "resiliparse, no comments": lambda page: extract_plain_text(
-        HTMLTree.parse(page), preserve_formatting=True, main_content=True, alt_texts=False, comments=False
-    ),
-    "sluice, fast": lambda page: plain(read_html(page.encode(errors="replace"), "fast")["text"]),
-    "sluice, careful": lambda page: plain(read_html(page.encode(errors="replace"), "careful")["text"]),
-}
+def extractors() -> dict[str, Callable[[str, bytes], str | None]]:
+    import trafilatura  # a peer alone; the metrics above need no more than sluice itself
+
+    return {
+        "trafilatura, default": lambda page, data: trafilatura.extract(page),
+        "trafilatura, fast, no comments": lambda page, data: trafilatura.extract(
+            page, fast=True, include_comments=False
+        ),
+        "resiliparse, no comments": lambda page, data: extract_plain_text(
+            HTMLTree.parse(page), preserve_formatting=True, main_content=True, alt_texts=False, comments=False
+        ),
+        "sluice, fast": lambda page, data: read_html(data, "fast")["text"],
+        "sluice, careful": lambda page, data: read_html(data, "careful")["text"],
+    }
 
 
 def main() -> None:
@@ -125,16 +129,18 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.disable(logging.ERROR)  # trafilatura reports every page that gives it nothing
     rows = read_tables(arguments.data)
-    for extract in EXTRACTORS.values():
-        extract(rows[0]["html"])  # imports, weights, caches
-    seconds = dict.fromkeys(EXTRACTORS, 0.0)
-    texts: dict[str, list[str]] = {name: [] for name in EXTRACTORS}
+    peers = extractors()
+    for extract in peers.values():
+        extract(rows[0]["html"], rows[0]["html"].encode())  # imports, weights, caches
+    seconds = dict.fromkeys(peers, 0.0)
+    texts: dict[str, list[str]] = {name: [] for name in peers}
     for row in rows:
-        for name, extract in EXTRACTORS.items():
+        page, data = row["html"], row["html"].encode(errors="replace")
+        for name, extract in peers.items():
             begin = time.process_time()
-            text = extract(row["html"])
+            text = extract(page, data) or ""
             seconds[name] += time.process_time() - begin
-            texts[name].append(text or "")
+            texts[name].append(plain(text) if name.startswith("sluice") else text)
     slowest = seconds["trafilatura, default"]
     columns = (*TABLES, "mean", "by page")
     print(

@@ -21,6 +21,7 @@ _BLOCKS = frozenset(
 )
 _ROW_GROUPS = frozenset({"table", "tbody", "thead", "tfoot"})
 _LISTS = frozenset({"ul", "menu", "dir"})
+_NAMING = ("id", "role", "itemprop")  # with the class, what a box is called
 _NEVER_HIDDEN = frozenset({"html", "body"})  # scripts that show a page once it has loaded begin by hiding it
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _INSIDE_NO_HEADING = ("p", "ul", "ol", "dl", "table", "pre", "blockquote", "h1", "h2", "h3", "h4", "h5", "h6")
@@ -312,20 +313,26 @@ def read_blocks(root: _Element) -> HtmlPage:
                 walk.line_break()
                 walk.text(tail, link)
                 continue
-            if classes := child.get("class") or "":
-                hidden = unseen.get(classes)
-                if hidden is None:
-                    hidden = unseen[classes] = _UNSEEN_CLASS.search(classes) is not None
-            else:
-                hidden = False
-            if (hidden or _is_hidden(child)) and tag not in _NEVER_HIDDEN:
-                walk.text(tail, link)
-                continue
+            classes, hidden = "", False
+            if attributes := child.keys():
+                if "class" in attributes and (classes := child.get("class") or ""):
+                    known = unseen.get(classes)
+                    if known is None:
+                        known = unseen[classes] = _UNSEEN_CLASS.search(classes) is not None
+                    hidden = known
+                if "style" in attributes and _HIDDEN_STYLE.search((child.get("style") or "")[:1000]):
+                    hidden = True
+                if (hidden or "hidden" in attributes) and tag not in _NEVER_HIDDEN:
+                    walk.text(tail, link)
+                    continue
             boxed = tag in _BLOCKS and not walk.heading
             if boxed:
                 if parts:
                     walk.flush()
-                name = " ".join(filter(None, (classes, child.get("id"), child.get("role"), child.get("itemprop"))))
+                name = classes
+                for attribute in _NAMING:
+                    if attribute in attributes:
+                        name += " " + (child.get(attribute) or "")
                 boxes.append(Box(walk.boxes[-1], tag, name[:300]))
                 walk.boxes.append(len(boxes) - 1)
                 if tag == "pre":
@@ -372,7 +379,11 @@ def read_blocks(root: _Element) -> HtmlPage:
                     continue
             elif tag in _BLOCKS:
                 parts.append(" ")
-            walk.text(child.text, link)
+            text = child.text
+            if text and (parts or not text.isspace()):
+                parts.append(text)
+                if link:
+                    walk.linked += len(text)
             if len(child):
                 stack.append((iter(child), tag, tail, boxed))
                 if len(stack) > depth:
@@ -395,13 +406,17 @@ def read_blocks(root: _Element) -> HtmlPage:
             link -= 1
         elif tag == "code":
             begin = code_starts.pop()
-            code = " ".join("".join(parts[begin:]).split())
+            raw = "".join(parts[begin:])
+            code = " ".join(raw.split())
             # A block inside has begun a new paragraph, and then this is no inline code.
             if code and begin < len(parts) and parts[begin] == "" and "`" not in code:
-                parts[begin:] = [f"`{code}`"]
+                parts[begin:] = [" " * raw[0].isspace() + f"`{code}`" + " " * raw[-1].isspace()]
         elif tag in _BLOCKS:
             parts.append(" ")
-        walk.text(tail, link)
+        if tail and (parts or not tail.isspace()):
+            parts.append(tail)
+            if link:
+                walk.linked += len(tail)
     walk.flush()
     walk.page.elements, walk.page.depth = elements, depth
     return walk.page

@@ -6,6 +6,7 @@ punctuation, the names of the boxes around, what stands before and after); none 
 
 import math
 import re
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -198,7 +199,8 @@ def _measure(page: HtmlPage, title: str) -> npt.NDArray[np.float64]:
                 "http" in sample or "www." in sample or "@" in sample,
             )
         )
-    return np.array(rows, dtype=np.float64)
+    flat = np.fromiter(chain.from_iterable(rows), np.float64, len(rows) * len(rows[0]))
+    return flat.reshape(len(rows), -1)
 
 
 def features(page: HtmlPage, title: str) -> Matrix:

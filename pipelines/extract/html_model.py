@@ -38,11 +38,12 @@ def probabilities(values: Matrix, mode: str, weights: Weights | None = None) -> 
     """
     weights = weights or _shipped()
     mean, scale, first, bias, last, offset = (weights[f"{mode}_{name}"] for name in _ARRAYS)
-    outputs = []
-    for begin in range(0, len(values), _ROWS):
-        inputs = np.clip((values[begin : begin + _ROWS] - mean) / scale, -CLIP, CLIP)
-        outputs.append(np.maximum(inputs @ first + bias, 0.0) @ last + offset)
-    return 1.0 / (1.0 + np.exp(-np.concatenate(outputs)))
+    inputs = np.zeros((-(-len(values) // _ROWS) * _ROWS, values.shape[1]))
+    np.subtract(values, mean, out=inputs[: len(values)])
+    inputs *= 1 / scale
+    np.minimum(np.maximum(inputs, -CLIP, out=inputs), CLIP, out=inputs)
+    hidden = np.maximum(inputs.reshape(-1, _ROWS, values.shape[1]) @ first + bias, 0.0)
+    return 1.0 / (1.0 + np.exp(-(hidden @ last + offset).reshape(-1)[: len(values)]))
 
 
 def choose(page: HtmlPage, likely: np.ndarray) -> list[Block]:
