@@ -80,6 +80,9 @@ ALONE = {
 }  # fmt: skip
 """Packs without the one for English beside them: they read English words, or lose more of their own than they gain."""
 
+VERTICAL = ("Japanese_vert", "jpn_vert", "HanT_vert", "chi_tra_vert", "HanS_vert", "chi_sim_vert")
+"""Packs for writing from top to bottom: in pairs, the better one first."""
+
 
 def packs_of(label: str) -> tuple[str, ...]:
     """Packs that read a language, the best first; tesseract needs one of them.
@@ -95,7 +98,9 @@ def packs_of(label: str) -> tuple[str, ...]:
 
 def debian_package(pack: str) -> str:
     """Name of the Debian package that holds a pack."""
+    plain = pack.removesuffix("_vert")
+    suffix = "-vert" if pack != plain else ""
     for script, name in SCRIPT_PACKS.items():
-        if pack == name:
-            return f"tesseract-ocr-script-{script.lower()}"
-    return f"tesseract-ocr-{pack.replace('_', '-')}"
+        if plain == name:
+            return f"tesseract-ocr-script-{script.lower()}{suffix}"
+    return f"tesseract-ocr-{plain.replace('_', '-')}{suffix}"

@@ -24,9 +24,8 @@ from annotators.language import identify
 from pipelines.extract.layout import lay_out
 from pipelines.extract.ocr_engine import LEAST_CONFIDENCE, Missing, Recognised, Render, run_bounded
 from pipelines.extract.ocr_lines import Word, box_of, confidence_of, font_size, page_lines, parse_tsv, usual_height
-from pipelines.extract.ocr_packs import ALONE, DETECTED_SCRIPTS, SCRIPT_PACKS, debian_package, packs_of
+from pipelines.extract.ocr_packs import ALONE, DETECTED_SCRIPTS, SCRIPT_PACKS, VERTICAL, debian_package, packs_of
 from pipelines.extract.ocr_pictures import (
-    DPI,
     as_pgm,
     busiest_strip,
     is_blank,
@@ -180,7 +179,7 @@ class Tesseract:
             return Recognised([], 0.0, known, 0, width, height, _NO_TEXT)
         picture = without_leaders(picture, dpi)
         best = self._read_upright(picture, dpi, known, clock)
-        if best.confidence < _GOOD and best.lines and _text_size(best) < _SMALL_TEXT and 2 * dpi <= 2 * DPI:
+        if best.confidence < _GOOD and best.lines and _text_size(best) < _SMALL_TEXT:
             larger = without_leaders(read_picture(render(dpi=2 * dpi)), 2 * dpi)
             again = self._recognise(turned(larger, best.rotation), 2 * dpi, best.packs, clock)
             if again.confidence > best.confidence:
@@ -189,7 +188,7 @@ class Tesseract:
             again = self._recognise(turned(picture, best.rotation), dpi, best.packs, clock, psm=4)
             if again.confidence > best.confidence + 0.05:  # the page was taken for columns, and is none
                 best = replace(again, rotation=best.rotation)
-        if abs(skew := _skew(best.lines)) >= _SKEW:
+        if not best.sideways and abs(skew := _skew(best.lines)) >= _SKEW:
             straight = turned(picture, best.rotation).rotate(skew, Image.Resampling.BILINEAR, fillcolor=255)
             again = self._recognise(straight, dpi, best.packs, clock)
             if again.confidence > best.confidence - 0.05:
@@ -208,7 +207,8 @@ class Tesseract:
         """The best reading of the page, turned and with the packs it needs."""
         if first := self.languages or known:
             reading = self._recognise(picture, dpi, first, clock)
-            if reading.confidence >= _GOOD and not reading.sideways and (self.languages or self._fits(reading)):
+            as_expected = not reading.sideways or reading.packs[0] in VERTICAL
+            if reading.confidence >= _GOOD and as_expected and (self.languages or self._fits(reading)):
                 return reading
         else:
             reading = self._recognise(busiest_strip(picture), dpi, self._script_packs("Latn"), clock)
@@ -233,6 +233,10 @@ class Tesseract:
             upright = self._read_strip(picture, dpi, scripts, clock)
             if upright.confidence > strip.confidence:
                 strip, rotation = upright, 0
+        if not self._is_sure(strip) and scripts[0] in ("Jpan", "Hans", "Hant"):
+            vertical = self._read_vertical(turned(picture, rotation), dpi, clock)
+            if vertical and vertical.confidence > strip.confidence:
+                return replace(vertical, rotation=rotation)
         reading = self._in_its_language(turned(picture, rotation), dpi, strip, clock)
         readings.append(replace(reading, rotation=rotation))
         if reading.confidence < min(_FAIR, first_reading.confidence) and not first_reading.sideways:
@@ -270,6 +274,8 @@ class Tesseract:
     def _recognise(
         self, picture: Image.Image, dpi: int, packs: tuple[str, ...], clock: _Clock, psm: int = 3
     ) -> _Reading:
+        if packs[0] in VERTICAL:
+            psm = 5
         names = "+".join(self.installed[pack] for pack in packs)
         options = ["-l", names, "--dpi", str(dpi), "--psm", str(psm), "-c", "tessedit_create_tsv=1"]
         if packs[0] in _TEXT_HAS_SPACES:
@@ -337,6 +343,17 @@ class Tesseract:
             raise Unreadable("needs_ocr", f"tesseract has no language pack for script {scripts[0]}: install {packages}")
         return max(readings, key=lambda each: each[0])[1]
 
+    def _read_vertical(self, picture: Image.Image, dpi: int, clock: _Clock) -> _Reading | None:
+        """A page written from top to bottom; None without a pack for it, or if none reads it well."""
+        columns = turned(busiest_strip(turned(picture, 90)), 270)
+        pairs = (VERTICAL[begin : begin + 2] for begin in range(0, len(VERTICAL), 2))
+        packs = [pack for pair in pairs for pack in [each for each in pair if each in self.installed][:1]]
+        probes = [self._recognise(columns, dpi, (pack,), clock) for pack in packs]
+        best = max(probes, key=lambda each: each.confidence, default=None)
+        if best is None or best.confidence < _FAIR:
+            return None
+        return self._recognise(picture, dpi, best.packs, clock)
+
     def _simplified_or_not(self, strip: Image.Image, dpi: int, reading: _Reading, clock: _Clock) -> _Reading:
         """The better reading of Chinese: the packs know the characters of only one way to write it."""
         other = {"HanS": "Hant", "chi_sim": "Hant", "HanT": "Hans", "chi_tra": "Hans"}.get(reading.packs[0])
@@ -371,7 +388,9 @@ class Tesseract:
 
     def _fits(self, reading: _Reading) -> bool:
         """Whether the packs are those of the language of what they read."""
-        return self._packs_for(reading) == reading.packs
+        if reading.packs[0] in VERTICAL:
+            return reading.sideways
+        return not reading.sideways and self._packs_for(reading) == reading.packs
 
 
 def _text_size(reading: _Reading) -> float:

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from pipelines.extract.ocr import LEAST_CONFIDENCE, Missing, Recognised, find_engine
 from pipelines.extract.ocr_engine import run_bounded
 from pipelines.extract.ocr_lines import Word, joined, page_lines, parse_tsv
-from pipelines.extract.ocr_packs import DETECTED_SCRIPTS, OWN_PACKS, SCRIPT_PACKS, debian_package, packs_of
+from pipelines.extract.ocr_packs import DETECTED_SCRIPTS, OWN_PACKS, SCRIPT_PACKS, VERTICAL, debian_package, packs_of
 from pipelines.extract.ocr_pictures import read_picture, usual_dpi, without_leaders
 from pipelines.extract.page import Unreadable
 from schemas.languages import LANGUAGES
@@ -38,6 +38,10 @@ GERMAN = (
 RUSSIAN = (
     "Вчера вечером студенты собрались в библиотеке, чтобы обсудить новую версию Debian и программы для Linux. "
     "Они долго спорили о том, какие книги нужно прочитать прежде всего и кто напишет отчёт."
+)
+JAPANESE = (
+    "吾輩は猫である名前はまだ無いどこで生れたかとんと見当がつかぬ何でも薄暗いじめじめした所で"
+    "ニャーニャー泣いていた事だけは記憶している吾輩はここで始めて人間というものを見た"
 )
 WIDTH, HEIGHT = 420.0, 300.0  # of a test page in points
 
@@ -97,6 +101,8 @@ def test_every_language_has_a_pack_of_its_own_or_of_its_script():
     assert all(packs_of(label)[-1] for label in LANGUAGES)
     assert packs_of("deu_Latn") == ("deu", "Latin")
     assert packs_of("ary_Arab") == ("ara", "Arabic")
+    assert debian_package("chi_tra_vert") == "tesseract-ocr-chi-tra-vert"
+    assert debian_package("HanT_vert") == "tesseract-ocr-script-hant-vert"
     assert packs_of("lmo_Latn") == ("Latin",)
     assert {language.script for language in LANGUAGES.values()} == set(SCRIPT_PACKS)
     with pytest.raises(KeyError):
@@ -111,7 +117,7 @@ def test_all_packs_of_the_table_exist():
     installed = set(tesseract().installed)
     if len(installed) < 150:
         pytest.skip("needs apt install tesseract-ocr-all")
-    assert {pack for label in LANGUAGES for pack in packs_of(label)} <= installed
+    assert {pack for label in LANGUAGES for pack in packs_of(label)} | set(VERTICAL) <= installed
     assert len(OWN_PACKS) == 95
 
 
@@ -344,6 +350,25 @@ def test_a_page_without_text_has_no_confidence():
         png = png_of(picture)
         page = tesseract().read(lambda dpi, png=png: png, 200.0, 150.0)
         assert (page.blocks, page.confidence, page.reason) == ([], 0.0, "no text was recognised")
+
+
+@pytest.mark.slow
+def test_vertical_writing_is_read_from_the_right():
+    needs("Latin", "osd", "Japanese", "Japanese_vert")
+    document = pymupdf.open()
+    page = document.new_page(width=WIDTH, height=HEIGHT)
+    left, top = WIDTH - 60, 50
+    for letter in JAPANESE * 2:
+        page.insert_text((left, top), letter, fontname="japan", fontsize=14)
+        top += 16
+        if top > HEIGHT - 30:
+            left, top = left - 26, 50
+    engine, render = tesseract(), lambda dpi: page.get_pixmap(dpi=dpi).tobytes("png")
+    found = engine.read(render, WIDTH, HEIGHT)
+    assert found.packs == ("Japanese_vert",)
+    assert similarity(JAPANESE * 2, found.text) > 0.75
+    assert squeezed(found.text).startswith(JAPANESE[:2])
+    assert engine.read(render, WIDTH, HEIGHT, found.packs).text == found.text
 
 
 @pytest.mark.slow
