@@ -210,8 +210,10 @@ class Tesseract:
             as_expected = not reading.sideways or reading.packs[0] in VERTICAL
             if reading.confidence >= _GOOD and as_expected and (self.languages or self._fits(reading)):
                 return reading
+        elif latin := self._script_packs("Latn"):
+            reading = self._recognise(busiest_strip(picture), dpi, latin, clock)
         else:
-            reading = self._recognise(busiest_strip(picture), dpi, self._script_packs("Latn"), clock)
+            reading = _Reading([], 0.0, ())
         if not self.languages and self._is_sure(reading):
             reading = self._in_its_language(picture, dpi, reading, clock)
             if reading.confidence < _GOOD:

@@ -334,6 +334,15 @@ def test_cyrillic_with_latin_words():
     assert similarity(RUSSIAN, page.text) > 0.97
 
 
+def test_a_script_without_a_pack_is_named_with_its_package():
+    engine = tesseract()
+    bare = type(engine)(engine.program, engine.version, engine.folder, {"osd": engine.installed["osd"]}, ())
+    with pytest.raises(Unreadable) as caught:
+        bare.read(page_of(RUSSIAN), WIDTH, HEIGHT)
+    assert caught.value.error == "needs_ocr"
+    assert caught.value.message == ("tesseract has no language pack for script Cyrl: install tesseract-ocr-script-cyrl")
+
+
 def test_packs_of_the_recipe_are_used():
     needs("deu", "fra")
     engine = find_engine("tesseract", ["deu", "fra"])
