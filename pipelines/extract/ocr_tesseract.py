@@ -42,6 +42,8 @@ _GOOD = 0.85  # confidence from which on nothing else is tried
 _NO_TEXT = "no text was recognised"
 _FAIR = 0.75  # confidence from which on a strip tells the language
 _DOUBTFUL, _DOUBTFUL_LINES = 0.7, 10  # confidence of lines that may be in another script; how many are tried
+_LEAST_PROBE = 0.65  # confidence of such lines in another script from which on the page is read in it
+_CLOSE = 0.05  # confidence: of two scripts so close, both read the page
 _SURE_LANGUAGE = 0.5  # score of a language that names the pack
 _FEW_LETTERS = 40  # too few to tell the language
 _SMALL_TEXT = 22  # pixels of the font's size; smaller letters are rendered larger and read again
@@ -262,16 +264,13 @@ class Tesseract:
             return reading
         doubt = confidence_of(word for line in doubtful[:_DOUBTFUL_LINES] for word in line)
         cut = stacked(picture, map(box_of, doubtful[:_DOUBTFUL_LINES]))
-        best: _Reading | None = None
-        for script in _OTHER_SCRIPTS[1:]:
-            packs = self._script_packs(script)
-            if packs and packs[0] not in reading.packs:
-                probe = self._recognise(cut, dpi, packs[:1], clock, psm=6)
-                best = max(best or probe, probe, key=lambda each: each.confidence)
-        if best is None or best.confidence < max(_FAIR, doubt + 0.1):
-            return reading
-        again = self._recognise(picture, dpi, self._packs_for(best), clock)
-        return max(reading, again, key=lambda each: each.confidence)
+        packs = [self._script_packs(script)[:1] for script in _OTHER_SCRIPTS[1:]]
+        probes = [self._recognise(cut, dpi, pack, clock, 6) for pack in packs if pack and pack[0] not in reading.packs]
+        probes.sort(key=lambda each: -each.confidence)
+        least = max(_LEAST_PROBE, doubt + 0.1, probes[0].confidence - _CLOSE) if probes else 1.0
+        likely = [self._packs_for(probe) for probe in probes[:2] if probe.confidence >= least]
+        again = [self._recognise(picture, dpi, each, clock) for each in likely]
+        return max([reading, *again], key=lambda each: each.confidence)
 
     def _recognise(
         self, picture: Image.Image, dpi: int, packs: tuple[str, ...], clock: _Clock, psm: int = 3
