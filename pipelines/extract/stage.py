@@ -175,14 +175,17 @@ class ExtractFiles(beam.DoFn):
         for part, asked in sorted(element[1]["ranges"], key=lambda read: (read[0].position, read[0].first)):
             ranges[part.position].append(part)
             spent.update(asked)
-        if not _is_written(task):
+        if _is_written(task):
+            files = _entries(task)
+        else:
             with _ShardWriter(task.output, task.name, self.options.refine is not None) as writer:
                 for file, everything in self._read(task, ranges):
                     for found in everything:
                         for folder, row in _rows(file, self.sources[file.source], found):
                             writer.add(folder, row)
+            files = writer.entries()
         spent.update(take_spent(self.options))
-        yield task.index, _result(task, spent)
+        yield task.index, _result(task, files, spent)
         for partition, packed in sorted(_user_ids(task).items()):
             yield beam.pvalue.TaggedOutput("ids", (partition, b"".join(packed)))
 
@@ -261,16 +264,24 @@ class _ShardWriter:
     def add(self, folder: str, row: dict[str, Any]) -> None:
         self.tables[folder].add(row)
 
+    def entries(self) -> dict[str, FileEntry]:
+        """The manifest's lines on the finished files, by folder."""
+        return {folder: table.writer.entry() for folder, table in self.tables.items()}
+
 
 def _is_written(task: FilesTask) -> bool:
     """Whether an execution that was stopped has written this shard; its documents appear last."""
     return paths.exists(paths.join(task.output, task.file("documents")))
 
 
-def _result(task: FilesTask, spent: Counter[str]) -> ShardResult:
-    """What the files of a shard say, whoever wrote them."""
+def _entries(task: FilesTask) -> dict[str, FileEntry]:
+    """The manifest's lines on the files of a shard that an execution that was stopped has written, by folder."""
     present = [folder for folder in _FOLDERS if paths.exists(paths.join(task.output, task.file(folder)))]
-    files = {folder: _entry(task.output, task.file(folder)) for folder in present}
+    return {folder: _entry(task.output, task.file(folder)) for folder in present}
+
+
+def _result(task: FilesTask, files: dict[str, FileEntry], spent: Counter[str]) -> ShardResult:
+    """What the files of a shard say, whoever wrote them."""
     rejects = read_table(paths.join(task.output, task.file("rejects")), ["locator", "error"]).to_pylist()
     pages = read_table(paths.join(task.output, task.file("pages")), ["route", "error"]).to_pylist()
     kinds = Counter(f"pages_{'unreadable' if page['error'] else page['route']}" for page in pages)
