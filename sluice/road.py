@@ -58,9 +58,9 @@ def _source_files(recipe: Recipe) -> dict[str, str]:
     named = {source.name for source in recipe.sources if source.kind == "files"}
     names = (str(file[0]) for name, listing in listings.items() if name in named for file in listing)
     if recipe.extract.ocr != "none" and any(map(may_hold_pdf, names)):
-        from pipelines.extract.ocr import Missing, find_engine
+        from pipelines.extract.ocr import Missing, engine_of_process
 
-        engine = find_engine(recipe.extract.ocr, recipe.extract.ocr_languages)
+        engine = engine_of_process(recipe.extract.ocr, tuple(recipe.extract.ocr_languages))
         found["ocr"] = "missing" if isinstance(engine, Missing) else engine.identity()
     return found
 

@@ -7,13 +7,14 @@ on the page, passes through the same `layout` as a text layer.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal
 
 from pipelines.extract.ocr_engine import LEAST_CONFIDENCE, Engine, Missing, Recognised, Render
 from pipelines.extract.ocr_rapidocr import find_rapidocr
 from pipelines.extract.ocr_tesseract import find_tesseract
 
-__all__ = ["LEAST_CONFIDENCE", "Engine", "Missing", "Recognised", "Render", "find_engine"]
+__all__ = ["LEAST_CONFIDENCE", "Engine", "Missing", "Recognised", "Render", "engine_of_process", "find_engine"]
 
 
 def find_engine(name: Literal["tesseract", "rapidocr"], languages: Sequence[str] = ()) -> Engine | Missing:
@@ -22,3 +23,12 @@ def find_engine(name: Literal["tesseract", "rapidocr"], languages: Sequence[str]
     `languages` are tesseract's packs, all of which read every page; without any they are chosen page by page.
     """
     return find_rapidocr(languages) if name == "rapidocr" else find_tesseract(languages)
+
+
+@cache
+def engine_of_process(name: Literal["tesseract", "rapidocr"], languages: tuple[str, ...] = ()) -> Engine | Missing:
+    """`find_engine`, once in a process: asking tesseract for its packs takes two processes of its own.
+
+    An engine that is installed later takes a new process to be seen.
+    """
+    return find_engine(name, languages)

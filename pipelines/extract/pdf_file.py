@@ -7,7 +7,6 @@ Ranges have a fixed size, so that the pages come out the same whether one worker
 workers read one each.
 """
 
-import functools
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from pipelines.extract.assemble import assemble
 from pipelines.extract.found import Extracted, Found, PageFact, Reject, Repair, clean_text, clip, make_document
 from pipelines.extract.isolate import Isolated
 from pipelines.extract.judge import judge_document
-from pipelines.extract.ocr import LEAST_CONFIDENCE, Missing, find_engine
+from pipelines.extract.ocr import LEAST_CONFIDENCE, Missing, engine_of_process
 from pipelines.extract.page import WRAPPED_HYPHEN, Page, Unreadable
 from pipelines.extract.refine import refine_text
 from pipelines.extract.vision import Failure, PageRequest, read_pages, too_many_fallbacks
@@ -105,10 +104,6 @@ def take_spent(options: Extract) -> dict[str, int]:
     return spent
 
 
-recognition = functools.cache(find_engine)
-"""The engine of this process for a name and its language packs; installing one takes a new process to be seen."""
-
-
 def check_models(options: Extract) -> None:
     """Ask the servers for their models before the first file is read; ConfigError if one is not as the recipe says.
 
@@ -186,7 +181,7 @@ class _Reader:
         """A page whose text layer will not do, read by character recognition."""
         if self.options.ocr == "none":
             return replace(page, error="needs_ocr")
-        engine = recognition(self.options.ocr, tuple(self.options.ocr_languages))
+        engine = engine_of_process(self.options.ocr, tuple(self.options.ocr_languages))
         if isinstance(engine, Missing):
             return replace(page, error="needs_ocr", reason=clip(f"{page.reason}; {engine.message}"))
         try:
