@@ -122,7 +122,7 @@ def page_lines(lines: Iterable[list[Word]], scale: float) -> list[Line]:
         for piece in [words] if vertical else _pieces(words, height):
             left, top, right, bottom = (edge / scale for edge in box_of(piece))
             box = left, top, right, bottom
-            size = right - left if vertical else font_size(piece) / scale
+            size = max(right - left, 1 / scale) if vertical else font_size(piece) / scale
             found.append(Line(joined(piece, height), box, size, vertical=vertical))
     return _even_sizes(found)
 
