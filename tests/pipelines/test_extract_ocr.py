@@ -309,16 +309,9 @@ def test_the_packs_of_the_page_before_are_a_guess_and_no_more():
     assert squeezed(read(GERMAN, known=("fra",)).text) == squeezed(GERMAN)
 
 
-def test_a_page_upside_down_is_turned():
-    needs("Latin", "deu", "osd")
-    page = read(GERMAN, rotate=180)
-    assert page.rotation == 180
-    assert squeezed(page.text) == squeezed(GERMAN)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("rotate", [90, 270])
-def test_a_page_on_its_side_is_turned(rotate):
+@pytest.mark.parametrize("rotate", [90, 180, 270])
+def test_a_page_on_its_side_or_its_head_is_turned(rotate):
     needs("Latin", "deu", "osd")
     page = read(GERMAN, rotate)
     assert page.rotation == 360 - rotate
@@ -327,6 +320,7 @@ def test_a_page_on_its_side_is_turned(rotate):
     assert all(block.box[2] <= WIDTH and block.box[3] <= HEIGHT for block in page.blocks)
 
 
+@pytest.mark.slow
 def test_cyrillic_with_latin_words():
     needs("Latin", "Cyrillic", "rus", "eng", "osd")
     page = read(RUSSIAN)
