@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 import xxhash
 from PIL import Image
 
+from annotators.language import VERSION as LANGUAGE_VERSION
 from annotators.language import identify
 from pipelines.extract.layout import lay_out
 from pipelines.extract.ocr_engine import LEAST_CONFIDENCE, Missing, Recognised, Render, run_bounded
@@ -85,7 +86,10 @@ class _Reading:
 
 
 def _language(reading: _Reading) -> str | None:
-    """The language of what was read with some confidence, if there is enough of it to be sure."""
+    """The language of what was read with some confidence, if there is enough of it to be sure.
+
+    The one place where recognition asks the annotator: for the columns `language` and `language_score` of a text.
+    """
     text = " ".join(word.text for line in reading.lines for word in line if word.confidence >= _FAIR)
     if sum(map(str.isalpha, text)) < _FEW_LETTERS:
         return None
@@ -157,14 +161,14 @@ class Tesseract:
         self.languages = languages
 
     def identity(self) -> str:
-        """Version, and a hash of the names and sizes of the packs that may be used."""
+        """Version, a hash of the names and sizes of the packs that may be used, and what tells the language."""
         packs = sorted({*self.languages, "osd"} & self.installed.keys() if self.languages else self.installed)
         told = []
         for pack in packs:
             with suppress(OSError):
                 told.append(f"{pack} {(self.folder / f'{self.installed[pack]}.traineddata').stat().st_size}")
         models = xxhash.xxh3_64_hexdigest("\n".join(told).encode())
-        return " ".join([self.version, *self.languages, models])
+        return " ".join([self.version, *self.languages, models, f"language {LANGUAGE_VERSION}"])
 
     def read(
         self, render: Render, width: float, height: float, known: Sequence[str] = (), seconds: float = 120.0

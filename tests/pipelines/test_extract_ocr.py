@@ -137,12 +137,15 @@ def test_an_unknown_pack_is_missing():
     assert missing.message == "tesseract has no language pack klingon: apt install tesseract-ocr-klingon"
 
 
-def test_the_identity_tells_packs_and_version():
+def test_the_identity_tells_packs_versions_and_what_tells_the_language(monkeypatch):
     engine = tesseract()
     assert engine.identity() == find_engine("tesseract").identity()
     assert engine.version in engine.identity()
     assert engine.identity() != find_engine("tesseract", ["eng"]).identity()
     assert "/" not in engine.identity()
+    before = engine.identity()
+    monkeypatch.setattr("pipelines.extract.ocr_tesseract.LANGUAGE_VERSION", "another")
+    assert engine.identity() != before
 
 
 # --- words and lines ---
