@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from pipelines.extract.page import Block, Box, Line, PageContent
+from pipelines.extract.page import Block, Box, Line, PageContent, turned_back
 from pipelines.extract.reading_order import jumps_back, reading_order
 from pipelines.extract.tables import Table
 from pipelines.extract.wrapping import UNSPACED, continues, join_pair
@@ -141,19 +141,8 @@ def _upright(
         elif (90 if line.vertical else line.turn) != turn:
             asides.append(line)
             continue
-        kept.append(replace(line, box=_turned(line.box, turn, width, height)))
+        kept.append(replace(line, box=turned_back(line.box, turn, width, height)))
     return kept, moved, asides, turn in (90, 270)
-
-
-def _turned(box: Box, turn: int, width: float, height: float) -> Box:
-    left, top, right, bottom = box
-    if turn == 90:
-        return top, width - right, bottom, width - left
-    if turn == 180:
-        return width - right, height - bottom, width - left, height - top
-    if turn == 270:
-        return height - bottom, left, height - top, right
-    return box
 
 
 def _aside_blocks(lines: list[Line]) -> list[Block]:

@@ -151,3 +151,15 @@ def picture_scale(width: float, height: float, dpi: int | None, longest_side: in
     scale = longest_side / longest if longest_side else (dpi or 72) / 72
     area = max(width, 1.0) * max(height, 1.0)
     return min(scale, _LONGEST_SIDE / longest, (_MOST_PIXELS / area) ** 0.5)
+
+
+def turned_back(box: Box, turn: int, width: float, height: float) -> Box:
+    """A box of a page of that size after the page was turned back by `turn` degrees."""
+    left, top, right, bottom = box
+    if turn == 90:
+        return top, width - right, bottom, width - left
+    if turn == 180:
+        return width - right, height - bottom, width - left, height - top
+    if turn == 270:
+        return height - bottom, left, height - top, right
+    return box

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 
-from pipelines.extract.page import Box, Document, Line, PageContent
+from pipelines.extract.page import Box, Document, Line, PageContent, turned_back
 from pipelines.extract.rulings import Frame, Rule, frames, levels
 from pipelines.extract.wrapping import join_pair
 
@@ -76,7 +76,7 @@ def find_tables(content: PageContent, document: Document) -> list[Table]:
         width, height = height, width
     tables: list[tuple[Box, list[list[str]]]] = []
     if content.paths > 1:
-        boxes = [_upright(box, turn, content.width, content.height) for box in document.rulings(content.number)]
+        boxes = [turned_back(box, turn, content.width, content.height) for box in document.rulings(content.number)]
         for frame in _ranked(frames(boxes, width, height)):
             inside = [piece for row in rows for piece in row if _within(piece, frame.box)]
             found = _ruled(frame, inside)
@@ -86,7 +86,7 @@ def find_tables(content: PageContent, document: Document) -> list[Table]:
     tables += _unruled(rows)
     tables.sort(key=lambda table: (table[0][1], table[0][0]))
     back = (360 - turn) % 360
-    return [Table(_upright(box, back, width, height), _markdown(grid)) for box, grid in tables]
+    return [Table(turned_back(box, back, width, height), _markdown(grid)) for box, grid in tables]
 
 
 # --- pieces and rows ---
@@ -130,18 +130,6 @@ def _is_mark(text: str) -> bool:
     return not text or (len(text) < 4 and not text[-1].isalnum())
 
 
-def _upright(box: Box, turn: int, width: float, height: float) -> Box:
-    """A box of a page of that size after the page was turned back by `turn` degrees."""
-    left, top, right, bottom = box
-    if turn == 90:
-        return top, width - right, bottom, width - left
-    if turn == 180:
-        return width - right, height - bottom, width - left, height - top
-    if turn == 270:
-        return height - bottom, left, height - top, right
-    return box
-
-
 def _pieces(lines: list[Line], turn: int, width: float, height: float) -> list[_Piece]:
     pieces = []
     for order, line in enumerate(lines):
@@ -151,7 +139,7 @@ def _pieces(lines: list[Line], turn: int, width: float, height: float) -> list[_
                 text = _CONTROLS.sub(" ", text)
             text = text.strip()
             if text:
-                box = _upright(line.box, turn, width, height) if turn else line.box
+                box = turned_back(line.box, turn, width, height) if turn else line.box
                 pieces.append(_Piece(text, *box, line.size, line.mono, order))
     return pieces
 
