@@ -15,8 +15,8 @@ from pipelines.extract.html_markdown import to_markdown
 from pipelines.extract.html_meta import describe
 from pipelines.extract.html_model import choose, probabilities
 from pipelines.extract.html_tree import decode_html, html_charset, parse_html
+from pipelines.extract.page import SOFT_HYPHEN
 
-SOFT_HYPHEN = "\u00ad"
 # Resiliparse takes time that grows with the square of the depth: beyond these bounds no second opinion is asked for.
 _MAX_CHARACTERS = 2_000_000
 _MAX_ELEMENTS = 50_000
