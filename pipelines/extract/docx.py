@@ -8,14 +8,13 @@ import posixpath
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from lxml import etree
 
 from pipelines.extract.epub import parse_xml
 from pipelines.extract.found import Rejected
 from pipelines.extract.packed import Budget
-from pipelines.extract.zips import NamedFiles
+from pipelines.extract.zips import NamedFiles, read_named_files
 
 _PART_BYTES = 128 << 20
 _UNPACKED_BYTES = 1 << 30
@@ -297,11 +296,7 @@ def _joined(blocks: list[_Block]) -> str:
 
 def read_docx(payload: bytes, path: str, max_characters: int) -> dict[str, str]:
     """`text`, `title`, `author`, `language` and `date` of the document at `path`, or an `error` and a `message`."""
-    try:
-        with Path(path).open("rb") as file:
-            return _read(NamedFiles(file, Budget(_UNPACKED_BYTES)), max_characters)
-    except Rejected as rejected:
-        return {"error": rejected.error, "message": rejected.message}
+    return read_named_files(path, Budget(_UNPACKED_BYTES), lambda files: _read(files, max_characters))
 
 
 def _read(files: NamedFiles, max_characters: int) -> dict[str, str]:

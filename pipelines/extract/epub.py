@@ -4,7 +4,6 @@ Runs in the child process (see `isolate`). Format: https://www.w3.org/TR/epub-33
 """
 
 import posixpath
-from pathlib import Path
 from urllib.parse import unquote
 
 from lxml import etree
@@ -12,7 +11,7 @@ from lxml import etree
 from pipelines.extract.found import Rejected
 from pipelines.extract.html import html_to_markdown
 from pipelines.extract.packed import Budget
-from pipelines.extract.zips import NamedFiles
+from pipelines.extract.zips import NamedFiles, read_named_files
 
 _PART_BYTES = 32 << 20  # of a chapter or of the package document
 _UNPACKED_BYTES = 1 << 30
@@ -36,11 +35,7 @@ def parse_xml(data: bytes) -> etree._Element:
 
 def read_epub(payload: bytes, path: str, max_characters: int) -> dict[str, str]:
     """`text`, `title`, `author`, `language` and `date` of the book at `path`, or an `error` and a `message`."""
-    try:
-        with Path(path).open("rb") as file:
-            return _read(NamedFiles(file, Budget(_UNPACKED_BYTES)), max_characters)
-    except Rejected as rejected:
-        return {"error": rejected.error, "message": rejected.message}
+    return read_named_files(path, Budget(_UNPACKED_BYTES), lambda files: _read(files, max_characters))
 
 
 def _read(files: NamedFiles, max_characters: int) -> dict[str, str]:

@@ -10,8 +10,9 @@ import io
 import itertools
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 from pipelines.extract.found import Rejected
@@ -106,6 +107,15 @@ class NamedFiles:
         if len(data) > limit:
             raise Rejected("too_large", f"a part of more than {limit} bytes")
         return data
+
+
+def read_named_files(path: str, budget: Budget, read: Callable[[NamedFiles], dict[str, str]]) -> dict[str, str]:
+    """What `read` makes of the archive at `path`, or an `error` and a `message`."""
+    try:
+        with Path(path).open("rb") as file:
+            return read(NamedFiles(file, budget))
+    except Rejected as rejected:
+        return {"error": rejected.error, "message": rejected.message}
 
 
 def first_names(file: IO[bytes], count: int) -> set[bytes]:
