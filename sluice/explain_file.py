@@ -11,7 +11,7 @@ from rich.text import Text
 from pipelines.extract.found import Extracted, Found, PageFact, Rejected, Repair
 from pipelines.extract.inputs import read_input, with_rejects
 from pipelines.extract.listing import InputFile, list_source
-from pipelines.extract.packed import Unpacked, compression
+from pipelines.extract.packed import COMPRESSED_SUFFIXES, HEAD_BYTES, Unpacked, compression
 from pipelines.extract.reader import sniff_kind
 from schemas import paths
 from schemas.recipe import Recipe
@@ -19,14 +19,12 @@ from sluice.console import console, size
 from sluice.summary import PAGE_ROUTES, UNREADABLE
 from sluice.text import aligned, printable
 
-HEAD_BYTES = 8192
 WORDS, REASON = 80, 90  # characters of a page's text and of a reason
 LEAST_WORDS = 15  # columns of a terminal; fewer are not worth showing
 SHOWN, RECORDS_SHOWN = 50, 3  # of one file: documents, as many rejects, but only a few lines or rows of a table
 _STYLES = {"text_layer": "", "ocr": "yellow", "vlm": "cyan", "blank": "dim", UNREADABLE: "red"}
 _HEAD = ["page", "route", "confidence", "characters", "why", "text"]
 _RIGHT = (0, 2, 3)
-_COMPRESSED = (".gz", ".zst", ".zstd", ".bz2", ".xz")
 # The last piece of a locator, where it names a place in a document or a record of a table.
 _INNERMOST = re.compile(r"(?:^|!/)(?:page|part|line|row)=\d+$")
 _PAGE, _RECORD = re.compile(r"(?:^|!/)page=\d+$"), re.compile(r"(?:^|!/)(?:line|row)=\d+$")
@@ -167,7 +165,7 @@ def _kind(file: InputFile, limit: int) -> tuple[str, str]:
             if packing := compression(head):
                 handle.seek(0)
                 head, packed = Unpacked(handle, packing, limit).read(HEAD_BYTES), f"{packing} of "
-                name = name.rpartition(".")[0] if name.lower().endswith(_COMPRESSED) else name
+                name = name.rpartition(".")[0] if name.lower().endswith(tuple(COMPRESSED_SUFFIXES)) else name
     except (OSError, Rejected):
         return "", ""
     if not head:

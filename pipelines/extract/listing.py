@@ -11,6 +11,7 @@ import xxhash
 
 from pipelines.extract import python_environment
 from pipelines.extract.names import printable
+from pipelines.extract.packed import COMPRESSED_SUFFIXES
 from schemas import paths
 from schemas.code import code_language
 from schemas.errors import ConfigError
@@ -94,7 +95,7 @@ _NO_PDF = frozenset(".html .htm .json .jsonl .markdown .md .ndjson .parquet .txt
 def may_hold_pdf(path: str) -> bool:
     """Whether a file of that name is likely to be or hold a PDF; what recognises pages matters to no other."""
     packed, name = PurePosixPath(path.lower()), path.lower()
-    if packed.suffix in {".gz", ".zst", ".zstd", ".bz2", ".xz"}:
+    if packed.suffix in COMPRESSED_SUFFIXES:
         name = packed.stem
     return PurePosixPath(name).suffix not in _NO_PDF and code_language(name) is None
 

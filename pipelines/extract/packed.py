@@ -15,11 +15,14 @@ import zstandard
 from pipelines.extract.found import Rejected
 from schemas.recipe import Extract
 
+HEAD_BYTES = 8192  # looked at to tell what a file is
 CHUNK_BYTES = 1 << 16
+STEP_BYTES = 1 << 20  # most unpacked at a time
+ZSTD_STEP_BYTES = 1 << 10  # one zstd block of a few bytes can unpack to 128 kB, so zstd is fed a little at a time
+WINDOW_BYTES = 1 << 27  # of memory that compressed bytes may ask for to be unpacked
+COMPRESSED_SUFFIXES = frozenset({".gz", ".zst", ".zstd", ".bz2", ".xz"})
+_UNPACKED_RATIO = 100  # bytes that a byte of a file may unpack to, all it holds together
 _GZIP_READ = 1 << 14  # what is left of it is copied at the end of every member, and members may be tiny
-_ZSTD_READ = 1 << 10  # one zstd block of a few bytes can unpack to 128 kB, so zstd is fed a little at a time
-_STEP = 1 << 20  # most bytes unpacked at a time
-_WINDOW = 1 << 27  # of memory that a compressed file may ask for to be unpacked
 _DICTIONARY = 1 << 24  # largest zstd dictionary
 _DICTIONARY_MAGIC = b"\x5d\x2a\x4d\x18"
 
@@ -44,6 +47,13 @@ class Budget:
 
     def __init__(self, limit: int) -> None:
         self.limit = self.left = limit
+
+    @classmethod
+    def of(cls, file: IO[bytes], options: Extract) -> "Budget":
+        """That of a file, which is then at its beginning: a hundred times its size, or the limit on files if more."""
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        return cls(max(options.max_file_bytes, _UNPACKED_RATIO * size))
 
     def spend(self, size: int) -> None:
         self.left -= size
@@ -120,14 +130,14 @@ class Unpacked(io.RawIOBase):
     def _read(self) -> bytes:
         if self._kind != "zstd":
             return self._file.read(_GZIP_READ)
-        data = self._file.read(_ZSTD_READ)
+        data = self._file.read(ZSTD_STEP_BYTES)
         if not self._begun and data.startswith(_DICTIONARY_MAGIC) and len(data) >= 8:
             size = int.from_bytes(data[4:8], "little")
             if size > _DICTIONARY:
                 raise Rejected("too_large", f"a zstd dictionary of {size} bytes; the limit is {_DICTIONARY}")
             data += self._file.read(max(0, 8 + size - len(data)))
             self._dictionary = _zstd_dictionary(data[8 : 8 + size])
-            data = data[8 + size :] or self._file.read(_ZSTD_READ)
+            data = data[8 + size :] or self._file.read(ZSTD_STEP_BYTES)
         self._begun = True
         return data
 
@@ -137,7 +147,7 @@ class Unpacked(io.RawIOBase):
         if not self._packed:
             return
         if self._kind == "zstd":
-            opened = zstandard.ZstdDecompressor(dict_data=self._dictionary, max_window_size=_WINDOW)
+            opened = zstandard.ZstdDecompressor(dict_data=self._dictionary, max_window_size=WINDOW_BYTES)
             self._decoder = opened.decompressobj()
         elif self._kind == "gzip":
             self._decoder = zlib.decompressobj(wbits=31)
@@ -146,7 +156,7 @@ class Unpacked(io.RawIOBase):
         elif self._kind == "bzip2":
             self._decoder = bz2.BZ2Decompressor()
         else:
-            self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_WINDOW)
+            self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=WINDOW_BYTES)
 
     def _unpack(self) -> bytes:
         try:
@@ -158,7 +168,7 @@ class Unpacked(io.RawIOBase):
                 data = self._decoder.decompress(self._packed)
                 self._packed = b""
             else:
-                data = self._decoder.decompress(self._packed, _STEP)
+                data = self._decoder.decompress(self._packed, STEP_BYTES)
                 self._packed = getattr(self._decoder, "unconsumed_tail", b"")
         except (zlib.error, zstandard.ZstdError, lzma.LZMAError, OSError, EOFError) as error:
             raise Rejected("broken_compression", f"the compressed file is damaged: {error}") from None
@@ -172,7 +182,7 @@ class Unpacked(io.RawIOBase):
 def _zstd_dictionary(data: bytes) -> Any:
     if compression(data) == "zstd":  # dictionaries may be compressed themselves
         try:
-            with zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(data) as reader:
+            with zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES).stream_reader(data) as reader:
                 data = reader.read(_DICTIONARY + 1)
         except zstandard.ZstdError as error:
             raise Rejected("broken_compression", f"the zstd dictionary is damaged: {error}") from None
@@ -181,6 +191,16 @@ def _zstd_dictionary(data: bytes) -> Any:
         if len(data) > _DICTIONARY:
             raise Rejected("too_large", f"a zstd dictionary of more than {_DICTIONARY} bytes")
     return zstandard.ZstdCompressionDict(data)
+
+
+def peek(file: Any) -> tuple[bytes, IO[bytes]]:
+    """The first bytes of a file, and the file before them."""
+    if file.seekable():
+        head = file.read(HEAD_BYTES)
+        file.seek(0)
+        return head, file
+    buffered = io.BufferedReader(file, CHUNK_BYTES)
+    return buffered.peek(HEAD_BYTES)[:HEAD_BYTES], buffered
 
 
 def read_whole(file: IO[bytes], options: Extract) -> bytes:

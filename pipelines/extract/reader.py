@@ -24,13 +24,22 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO
 
 from pipelines.extract.archives import extract_members
 from pipelines.extract.found import Extracted, Found, Reject, Rejected, clip, make_document
 from pipelines.extract.isolate import read_isolated
 from pipelines.extract.licences import stated_licence
-from pipelines.extract.packed import CHUNK_BYTES, Budget, Unpacked, as_local_path, compression, read_whole
+from pipelines.extract.packed import (
+    COMPRESSED_SUFFIXES,
+    HEAD_BYTES,
+    Budget,
+    Unpacked,
+    as_local_path,
+    compression,
+    peek,
+    read_whole,
+)
 from pipelines.extract.pdf_file import extract_pdf
 from pipelines.extract.records import extract_json_lines, extract_parquet, give_up_on_fruitless
 from pipelines.extract.source_code import code_flags
@@ -40,15 +49,11 @@ from pipelines.extract.zips import first_names, zip_members
 from schemas.code import code_language
 from schemas.recipe import Columns, Extract
 
-_HEAD_BYTES = 8192  # looked at to tell what a file is
-
 _HTML_SUFFIXES = frozenset({".html", ".htm", ".xhtml"})
 _JSON_LINES_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 _MARKDOWN_SUFFIXES = frozenset({".md", ".markdown"})
-_COMPRESSED_SUFFIXES = frozenset({".gz", ".zst", ".zstd", ".bz2", ".xz"})
 _TAR_SUFFIXES = {".tgz": ".tar", ".tbz2": ".tar", ".txz": ".tar", ".tzst": ".tar"}
 _STREAMED = frozenset({"warc", "tar"})  # however much they unpack to, little of it is in memory
-_UNPACKED_RATIO = 100  # bytes that a byte of an archive may unpack to, all it holds together
 _BOOKS = frozenset({"docx", "epub"})
 _UNREAD = frozenset({"opendocument", "pptx", "xlsx"})
 _ZIP_NAMES = 2_000  # of the files in a zip, that tell what it is
@@ -116,7 +121,7 @@ def sniff_kind(head: bytes, path: str) -> str:
 def is_pdf(local: str, path: str) -> bool:
     """Whether a local file, known to its source as `path`, is read as a PDF. Raises OSError."""
     with Path(local).open("rb") as file:
-        head = file.read(_HEAD_BYTES)
+        head = file.read(HEAD_BYTES)
     return compression(head) is None and sniff_kind(head, path) == "pdf"
 
 
@@ -184,15 +189,14 @@ def _extract(
             else:
                 file = data
             if budget is None:
-                budget = Budget(max(options.max_file_bytes, _UNPACKED_RATIO * file.seek(0, io.SEEK_END)))
-                file.seek(0)
-            head, file = _peek(file)
+                budget = Budget.of(file, options)
+            head, file = peek(file)
             if not head:
                 yield Reject("", "empty_file", "the file has no bytes")
                 return
             if packing := compression(head):
                 unpacked = Unpacked(file, packing, options.max_file_bytes, budget)
-                head, file = _peek(unpacked)
+                head, file = peek(unpacked)
                 local = None
                 path = _without_compression(path)
                 if not head:
@@ -238,16 +242,6 @@ def _extract(
             yield Reject("", "unreadable", clip(f"the file could not be read: {error.strerror or error}"))
 
 
-def _peek(file: Any) -> tuple[bytes, IO[bytes]]:
-    """The first bytes of a file, and the file before them."""
-    if file.seekable():
-        head = file.read(_HEAD_BYTES)
-        file.seek(0)
-        return head, file
-    buffered = io.BufferedReader(file, CHUNK_BYTES)
-    return buffered.peek(_HEAD_BYTES)[:_HEAD_BYTES], buffered
-
-
 def _zip_kind(file: IO[bytes]) -> str:
     """What a zip is by the names in it: epub, docx, another format that is kept in a zip, or just zip."""
     names = first_names(file, _ZIP_NAMES)
@@ -260,7 +254,7 @@ def _zip_kind(file: IO[bytes]) -> str:
 
 def _without_compression(path: str) -> str:
     suffix = _suffix(path)
-    if suffix in _COMPRESSED_SUFFIXES or suffix in _TAR_SUFFIXES:
+    if suffix in COMPRESSED_SUFFIXES or suffix in _TAR_SUFFIXES:
         return path[: -len(suffix)] + _TAR_SUFFIXES.get(suffix, "")
     return path
 

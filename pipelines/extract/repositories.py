@@ -18,7 +18,7 @@ from pipelines.extract.imports import imports, in_import_order
 from pipelines.extract.licences import stated_licence
 from pipelines.extract.listing import files_below, is_archive
 from pipelines.extract.names import printable
-from pipelines.extract.packed import CHUNK_BYTES, Budget, Unpacked, compression
+from pipelines.extract.packed import HEAD_BYTES, Budget, Unpacked, compression, peek
 from pipelines.extract.source_code import code_flags, is_lock, is_vendored
 from pipelines.extract.tars import Member, is_tar, tar_members
 from pipelines.extract.zips import zip_members
@@ -29,8 +29,6 @@ from schemas.recipe import Extract
 _FILE_BYTES = 1 << 20  # of one file; people write smaller ones
 _DATA_CHARACTERS = 100_000  # of a file of markup or data
 _FILES = 200_000  # of one repository
-_UNPACKED_RATIO = 100
-_HEAD_BYTES = 8192
 
 _PROSE = frozenset({"", ".adoc", ".htm", ".html", ".markdown", ".md", ".mdx", ".org", ".rst", ".txt"})
 _README = re.compile(r"readme(?:\.\w+)?", re.I)
@@ -121,9 +119,7 @@ def _members(location: str, options: Extract) -> Iterator[tuple[str, Member]]:
                 yield path, Member(b"", size, handle)
         return
     with paths.open_read(location) as packed:
-        total = packed.seek(0, io.SEEK_END)
-        packed.seek(0)
-        budget = Budget(max(options.max_file_bytes, _UNPACKED_RATIO * total))
+        budget = Budget.of(packed, options)
         seen: set[str] = set()
         for member in _archived(packed, budget):
             path = printable(member.name)
@@ -134,13 +130,10 @@ def _members(location: str, options: Extract) -> Iterator[tuple[str, Member]]:
 
 
 def _archived(packed: Any, budget: Budget) -> Iterator[Member]:
-    head = packed.read(_HEAD_BYTES)
-    packed.seek(0)
-    file: IO[bytes] = packed
+    head, file = peek(packed)
     if kind := compression(head):
-        buffered = io.BufferedReader(Unpacked(packed, kind, budget.limit, budget), CHUNK_BYTES)
-        head, file = buffered.peek(_HEAD_BYTES), buffered
-    if is_tar(head[:_HEAD_BYTES]):
+        head, file = peek(Unpacked(file, kind, budget.limit, budget))
+    if is_tar(head):
         yield from tar_members(file)
     elif head.startswith(b"PK") and file.seekable():
         yield from zip_members(file, budget)
@@ -161,7 +154,7 @@ def _text(path: str, member: Member) -> str:
     data = member.data.read(_FILE_BYTES + 1)
     if len(data) > _FILE_BYTES:
         raise _LeftOut("large")
-    if b"\0" in data[:_HEAD_BYTES]:
+    if b"\0" in data[:HEAD_BYTES]:
         raise _LeftOut("binary")
     try:
         text = clean_text(data.decode("utf-8"))

@@ -23,16 +23,13 @@ from resiliparse.parse.encoding import map_encoding_to_html5
 
 from pipelines.extract.found import Extracted, Found, Reject, Rejected, clip, make_document
 from pipelines.extract.names import inside
-from pipelines.extract.packed import CHUNK_BYTES, Budget
+from pipelines.extract.packed import CHUNK_BYTES, STEP_BYTES, WINDOW_BYTES, ZSTD_STEP_BYTES, Budget
 from pipelines.extract.tars import Slice
 from schemas.recipe import Extract
 
 Read = Callable[[IO[bytes], str], Iterator[Found]]  # a file and its name -> what is in it
 
 _HEADER_BYTES = 1 << 16  # of a record, and of HTTP
-_STEP = 1 << 20  # most bytes unpacked at a time
-_WINDOW = 1 << 27
-_ZSTD_STEP = 1 << 10  # one zstd block of a few bytes can unpack to 128 kB
 _IN_MEMORY = 1 << 23  # of a body; larger ones lie in a temporary file
 _ENCODINGS = 3  # of one body, one inside the other
 _REASONS = 40  # kinds of skipped records that are told apart
@@ -387,7 +384,7 @@ class _Zlib:
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
         while piece and not self._decoder.eof:
-            if data := self._decoder.decompress(piece, _STEP):
+            if data := self._decoder.decompress(piece, STEP_BYTES):
                 yield data
             piece = self._decoder.unconsumed_tail
         self.ended = self._decoder.eof
@@ -395,12 +392,12 @@ class _Zlib:
 
 class _Zstd:
     def __init__(self, first: bytes) -> None:
-        self._decoder = zstandard.ZstdDecompressor(max_window_size=_WINDOW).decompressobj()
+        self._decoder = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES).decompressobj()
         self.ended = False
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
-        for begin in range(0, len(piece), _ZSTD_STEP):
-            if data := self._decoder.decompress(piece[begin : begin + _ZSTD_STEP]):
+        for begin in range(0, len(piece), ZSTD_STEP_BYTES):
+            if data := self._decoder.decompress(piece[begin : begin + ZSTD_STEP_BYTES]):
                 yield data
             if self._decoder.eof:
                 break
