@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,18 @@ class Quiet:
 
     def update(self, done: float, total: float, unit: str, note: str = "") -> None:
         self.note = note
+
+
+class StopAfter:
+    """Asks for a stop, as SIGTERM does, when a step has ended."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    def update(self, done: float, total: float, unit: str, note: str = "") -> None:
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGTERM)
 
 
 @dataclass

@@ -22,6 +22,7 @@ from benchmarks.train_step import as_transformers, expert_loop
 from schemas.errors import Interrupted
 from schemas.manifest import Manifest, write_manifest
 from schemas.recipe import Optimizer
+from tests.trainer.conftest import StopAfter
 from trainer import checkpoint, metrics
 from trainer.data import Batch
 from trainer.evaluate import batch_loss
@@ -366,18 +367,6 @@ def test_two_ranks_on_one_gpu_give_the_losses_of_one(toy: Any) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------
 # Training
-
-
-class StopAfter:
-    """Asks for a stop, as SIGTERM does, when a step has ended."""
-
-    def __init__(self, step: int) -> None:
-        self.left = step
-
-    def update(self, done: float, total: float, unit: str, note: str = "") -> None:
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGTERM)
 
 
 def lines_of(job: Any) -> list[dict[str, Any]]:

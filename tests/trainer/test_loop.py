@@ -20,6 +20,7 @@ import torch.nn.functional as F
 
 from schemas.errors import ConfigError, DataError, Interrupted
 from schemas.recipe import Optimizer
+from tests.trainer.conftest import StopAfter
 from trainer import checkpoint, hf, loop, metrics
 from trainer.data import Sequences, stage_feed
 from trainer.evaluate import batch_loss, group_sums, measure
@@ -208,18 +209,6 @@ def test_group_sums_count_valid_labels_only(toy: Any) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------
 # Stopping and going on
-
-
-class StopAfter:
-    """Asks for a stop, as SIGTERM does, when a step has ended."""
-
-    def __init__(self, step: int) -> None:
-        self.left = step
-
-    def update(self, done: float, total: float, unit: str, note: str = "") -> None:
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.parametrize("step", [1, 5, 7])
