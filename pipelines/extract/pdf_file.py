@@ -270,14 +270,14 @@ def make_documents(pages: list[Page], info: PdfInfo, options: Extract, metadata:
         reason = next(page.reason for page in bad if page.error == error)
         yield Reject("", error, clip(f"none of {info.page_count} pages has readable text: {reason}"))
         return
+    if not parts:
+        yield Reject("", "empty_text", "no page has any text")
+        return
     metadata = {**metadata, "page_count": str(info.page_count), **_how_read(good, characters)}
     if warning := judge_document(text, info.page_count - len(bad)):
         metadata["warning"] = warning
     if info.title:
         metadata["title"] = clip(info.title)
-    if not parts:
-        yield Reject("", "empty_text", "no page has any text")
-        return
     for locator, group in parts:
         yield from _part(locator, text, group, options, dict(metadata))
     for page in bad:
@@ -299,6 +299,8 @@ def _part(
             piece, spans = refined.text, refined.move(spans)
     document = make_document(locator, piece, options, metadata)
     if isinstance(document, Extracted):
+        if document.mended:
+            piece, spans = document.mended.text, document.mended.move(spans)
         cut = len(piece) - len(piece.lstrip("\n\ufeff"))  # what `clean_text` takes off
         moved = ((page, max(0, start - cut), min(end - cut, len(document.text))) for page, start, end in spans)
         document.pages.extend(span for span in moved if span[1] < span[2])
