@@ -59,13 +59,13 @@ REFINEMENTS = pa.schema(
         pa.field("begin", pa.int64(), nullable=False),  # characters of the text before refinement
         pa.field("end", pa.int64(), nullable=False),
         pa.field("before", pa.large_string(), nullable=False),
-        pa.field("after", pa.large_string(), nullable=False),  # the model's last answer, accepted or not
+        pa.field("after", pa.large_string(), nullable=False),  # the last answer, accepted or not
         pa.field("accepted", pa.bool_(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),  # begins with a short class: numbers, length, distance, ...
-        pa.field("model", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),  # or the library that mends encodings
     ]
 )
-"""Every piece of a document that a language model was asked to repair: what it was, and what came of it."""
+"""What was repaired: every piece that a language model was asked for, every line whose encoding was mended."""
 
 _DECISION = [
     pa.field("document_id", ID, nullable=False),

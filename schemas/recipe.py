@@ -189,6 +189,11 @@ class Extract(Section):
         description="How the main text of a page is found: `careful` asks a second extractor for its opinion, `fast` "
         "does without.",
     )
+    repair_encoding: bool = Field(
+        False,
+        description="Mend mojibake, which is UTF-8 that was read in another encoding (`Ã©` for `é`), with ftfy; source "
+        "code stays as it is. Every line before and after is in the dataset `refinements`.",
+    )
     max_file_bytes: int = Field(
         2 << 30,
         ge=1,

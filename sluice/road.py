@@ -50,6 +50,10 @@ def _sources(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+    if recipe.extract.repair_encoding:
+        from pipelines.extract.encoding import FIXER
+
+        extract["repair_encoding"] = FIXER
 def _source_files(recipe: Recipe) -> dict[str, str]:
     from pipelines.extract.listing import list_sources, may_hold_pdf
 

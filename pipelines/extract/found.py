@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
 
+from annotators.code import is_code
+from pipelines.extract.encoding import repair_encoding
+from pipelines.extract.refined import Refined
 from schemas.recipe import Extract
-
-if TYPE_CHECKING:
-    from pipelines.extract.refined import Refined
 
 
 @dataclass(frozen=True)
@@ -17,6 +16,7 @@ class Extracted:
 
     `locator` names its place inside the file: "" (all of it), "line=7" or "row=3" (both from 1).
     `pages` holds (page number from 1, begin, end) in characters of `text`; it is empty for all but PDF.
+    `mended` is what a repair of the encoding changed, before line ends and the like were unified.
     """
 
     locator: str
@@ -27,6 +27,7 @@ class Extracted:
     licence: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     pages: list[tuple[int, int, int]] = field(default_factory=list)
+    mended: Refined | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Repair:
     """What a language model repaired in a document."""
 
     locator: str
-    refined: "Refined"
+    refined: Refined
     model: str
 
 
@@ -78,6 +79,7 @@ class Rejected(Exception):
 
 
 _MESSAGE = 300
+_OF_ANY_KIND = frozenset({"jsonl", "parquet", "text"})  # what a row or a plain file holds, only its text tells
 _LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -108,9 +110,22 @@ def make_document(
     if len(raw) > options.max_characters:
         message = f"{len(raw)} characters; the limit is {options.max_characters}"
         return Reject(locator, "too_large", message, known.get("id"))
-    text = clean_text(raw)
+    mended = _mended(raw, metadata) if options.repair_encoding else None
+    text = clean_text(mended.text if mended else raw)
     if not text.strip():
         return Reject(locator, "empty_text", "no text is left after removing white space", known.get("id"))
-    return Extracted(
+    if mended:
+        metadata["mended_lines"] = str(len(mended.chunks))
+    document = Extracted(
         locator, text, known.get("id"), known.get("url"), known.get("date"), known.get("licence"), metadata
     )
+    return replace(document, mended=mended) if mended else document
+
+
+def _mended(text: str, metadata: Mapping[str, str]) -> Refined | None:
+    """The repaired text, None where nothing changes; source code may hold mojibake on purpose."""
+    kind = metadata.get("kind")
+    if kind == "code":
+        return None
+    mended = repair_encoding(text)
+    return None if mended and kind in _OF_ANY_KIND and is_code("", text) else mended

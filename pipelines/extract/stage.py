@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from annotators.served_model import in_order
+from pipelines.extract.encoding import FIXER
 from pipelines.extract.found import Extracted, Found, PageFact, Reject, Repair
 from pipelines.extract.inputs import local_copy, read_input, with_rejects
 from pipelines.extract.listing import InputFile, list_source
@@ -178,7 +179,8 @@ class ExtractFiles(beam.DoFn):
         if _is_written(task):
             files = _entries(task)
         else:
-            with _ShardWriter(task.output, task.name, self.options.refine is not None) as writer:
+            repairs = self.options.refine is not None or self.options.repair_encoding
+            with _ShardWriter(task.output, task.name, repairs) as writer:
                 for file, everything in self._read(task, ranges):
                     for found in everything:
                         for folder, row in _rows(file, self.sources[file.source], found):
@@ -237,12 +239,12 @@ class _Rows:
 
 
 class _ShardWriter:
-    """The files of one shard: documents, rejects, the page table and, where a model repairs text, what it repaired."""
+    """The files of one shard: documents, rejects, the page table and, where text is repaired, how."""
 
-    def __init__(self, output: str, name: str, refined: bool) -> None:
+    def __init__(self, output: str, name: str, repairs: bool) -> None:
         self.output, self.name = output, name
         self.schemas = {"documents": DOCUMENTS, "rejects": REJECTS, "pages": PAGES}
-        if refined:
+        if repairs:
             self.schemas["refinements"] = REFINEMENTS
         self.stack = contextlib.ExitStack()
 
@@ -286,6 +288,9 @@ def _result(task: FilesTask, files: dict[str, FileEntry], spent: Counter[str]) -
     pages = read_table(paths.join(task.output, task.file("pages")), ["route", "error"]).to_pylist()
     kinds = Counter(f"pages_{'unreadable' if page['error'] else page['route']}" for page in pages)
     kinds.update(f"rejected_pages_{row['error']}" for row in rejects if _PAGE.search(row["locator"]))
+    if "refinements" in files:
+        repairs = read_table(paths.join(task.output, task.file("refinements")), ["document_id", "model"])
+        kinds["mended_documents"] = len(repairs.filter(pc.equal(repairs["model"], FIXER))["document_id"].unique())
     counts = {"files": len(task.files)} | {folder: files[folder].rows for folder in ("documents", "pages", "rejects")}
     errors = Counter(row["error"] for row in rejects)
     return ShardResult(list(files.values()), counts, dict(errors), dict(kinds), dict(spent))
@@ -384,6 +389,9 @@ def _rows(file: InputFile, source: Source, found: Found) -> Iterator[tuple[str, 
     """The folder of each row that something found becomes, and the row."""
     if isinstance(found, Extracted):
         yield "documents", _document_row(file, source, found)
+        if found.mended:
+            for row in _repair_rows(file, Repair(found.locator, found.mended, FIXER)):
+                yield "refinements", row
     elif isinstance(found, Reject):
         yield "rejects", _reject_row(file, found)
     elif isinstance(found, PageFact):
