@@ -252,28 +252,12 @@ class Range(Section):
         return self
 
 
+SHIPPED_THRESHOLDS, NO_THRESHOLDS = "shipped", "none"
+"""Values of `filter.thresholds` that are no path."""
+
+
 def _between(low: float | None = None, high: float | None = None) -> Range:
     return Range(min=low, max=high)
-
-
-def _prose_rules() -> dict[str, Range]:
-    """Gopher's and FineWeb's English values, with the changes FineWeb-2 made for other languages."""
-    return {
-        "words": _between(50, 100_000),
-        "mean_word_length": _between(2, 10),
-        "symbol_word_ratio": _between(high=0.1),
-        "bullet_line_ratio": _between(high=0.9),
-        "ellipsis_line_ratio": _between(high=0.3),
-        "alpha_word_ratio": _between(low=0.7),
-        "duplicate_line_ratio": _between(high=0.3),
-        "duplicate_line_character_ratio": _between(high=0.2),
-        "duplicate_paragraph_ratio": _between(high=0.3),
-        "top_2gram_ratio": _between(high=0.2),
-        "top_3gram_ratio": _between(high=0.18),
-        "top_4gram_ratio": _between(high=0.16),
-        "duplicate_5gram_ratio": _between(high=0.15),
-        "duplicate_10gram_ratio": _between(high=0.1),
-    }
 
 
 def _code_rules() -> dict[str, Range]:
@@ -281,12 +265,22 @@ def _code_rules() -> dict[str, Range]:
 
 
 class Filter(Section):
-    """Which documents are kept. Every reason that fired is recorded as `<column>.min` or `<column>.max`."""
+    """Which documents are kept. Every reason that fired is recorded as `<column>.min` or `<column>.max`.
 
-    rules: dict[str, Range] = Field(
-        default_factory=_prose_rules,
-        description="Label column -> bounds, for documents that are not code. "
-        "Rules given here replace all of the default ones.",
+    Documents that are not code are judged by the bounds of their language; what `rules` say of a column wins over
+    these for every language. docs/quality.md tells where the shipped bounds are from.
+    """
+
+    thresholds: str = Field(
+        SHIPPED_THRESHOLDS,
+        min_length=1,
+        description="Bounds for each language: `shipped`, `none`, or a file that `sluice quality fit` wrote, relative "
+        "to the recipe file.",
+    )
+    rules: dict[str, Range | None] = Field(
+        {},
+        description="Label column -> bounds that replace those of the thresholds for every language; null takes "
+        "the column's bounds away.",
     )
     code_rules: dict[str, Range] = Field(
         default_factory=_code_rules, description="Label column -> bounds, for documents of domain `code`."
@@ -294,18 +288,27 @@ class Filter(Section):
     languages: list[str] | None = Field(
         None, description="Keep only these labels, for example [eng_Latn, deu_Latn]; all if absent."
     )
-    language_score: Share = Field(0.3, description="Least probability of the language label (not for code).")
+    language_score: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Least probability of the language label (not for code); absent: that of the thresholds, or 0.3 "
+        "without any.",
+    )
 
     @model_validator(mode="after")
     def _known(self) -> "Filter":
         for rules in (self.rules, self.code_rules):
             _must_be_known("label column", rules, NUMERIC_LABELS)
         _must_be_known("language", self.languages or [], LANGUAGE_LABELS)
+        if self.language_score is not None and "language_score" in self.rules:
+            raise ValueError("`language_score` is bounded twice; give the key, or the rule of this name")
         return self
 
     def needs(self) -> set[str]:
-        """The annotators whose labels the section speaks of."""
-        needed = {NUMERIC_LABELS[column] for column in (*self.rules, *self.code_rules)}
+        """The annotators whose labels the section speaks of; those of the thresholds come on top."""
+        bounded = [column for column, bounds in self.rules.items() if bounds is not None]
+        needed = {NUMERIC_LABELS[column] for column in (*bounded, *self.code_rules)}
         if self.languages is not None:
             needed.add("language")
         if self.code_rules:
@@ -766,6 +769,9 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
         source.model_copy(update={"path": absolute(source.path)}) if source.path else source
         for source in recipe.sources
     ]
+    quality = recipe.filter
+    if quality.thresholds not in (SHIPPED_THRESHOLDS, NO_THRESHOLDS):
+        quality = quality.model_copy(update={"thresholds": absolute(quality.thresholds)})
     decontaminate = recipe.decontaminate.model_copy(
         update={"benchmarks": [absolute(path) for path in recipe.decontaminate.benchmarks]}
     )
@@ -787,6 +793,7 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
         update={
             "extract": extract,
             "sources": sources,
+            "filter": quality,
             "decontaminate": decontaminate,
             "tokenizer": tokenizer,
             "mix": mix,

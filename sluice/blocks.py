@@ -7,6 +7,9 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
+from schemas.languages import LANGUAGES, OTHER, UNDETERMINED
+from sluice.text import printable
+
 ROWS_SHOWN, LONG_TABLE = 60, 12  # rows of a table; long ones can be folded
 
 
@@ -20,8 +23,24 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Shaded:
+    """A cell of a table: a share over its count, on a ground that is darker the larger the share."""
+
+    share: str
+    count: str
+    heat: int  # percent of colour in the ground
+
+    @classmethod
+    def of(cls, part: int, whole: int) -> "Shaded":
+        if not part:
+            return cls("", "", 0)
+        # The root, because a share of some percent is what one looks for.
+        return cls(percent(part, whole), f"{part:,}", round(75 * (part / whole) ** 0.5))
+
+
+@dataclass(frozen=True)
 class Table:
-    """`align` has one letter a column: l or r. `folded` tables open on a click."""
+    """`align` has one letter a column: l or r. `folded` tables open on a click; heads of `tall` ones stand upright."""
 
     title: str
     head: Sequence[str]
@@ -29,6 +48,7 @@ class Table:
     align: str
     note: str = ""
     folded: bool = False
+    tall: bool = False
     kind: str = "table"
 
 
@@ -119,3 +139,12 @@ def count_by(frame: pl.DataFrame, column: str) -> dict[str, int]:
 
 def most_first(reasons: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(((name, n) for name, n in reasons.items() if n), key=lambda item: (-item[1], item[0])))
+
+
+def language_name(label: str) -> str:
+    """A label of `schemas.languages` for people."""
+    if label in LANGUAGES:
+        language = LANGUAGES[label]
+        twin = any(other.name == language.name and other is not language for other in LANGUAGES.values())
+        return f"{language.name} ({language.script})" if twin else language.name
+    return {OTHER: "another language", UNDETERMINED: "undetermined"}.get(label, printable(label, 60))

@@ -18,8 +18,10 @@ app = typer.Typer(
 )
 recipe_app = typer.Typer(help="Check, explain and describe recipes.", no_args_is_help=True, rich_markup_mode=None)
 tokenizer_app = typer.Typer(help="Train a tokenizer.", no_args_is_help=True, rich_markup_mode=None)
+quality_app = typer.Typer(help="Fit thresholds of quality.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(quality_app, name="quality")
 
 RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).")]
 Input = Annotated[
@@ -144,6 +146,48 @@ def annotate(
 
 
 _stage_command("filter", "Keep or drop decisions with every reason, by the thresholds of the recipe.")
+
+
+@quality_app.command("fit")
+def quality_fit(
+    context: typer.Context,
+    input: Input,
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="File of thresholds to write.")],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=METHOD",
+            help="median-ratio, mean-sigma, quantile, or published to keep the English bound; repeatable.",
+        ),
+    ] = None,
+    sentences: Annotated[
+        bool, typer.Option("--sentences", help="The documents are single sentences: fit only what these can tell.")
+    ] = False,
+    label: Annotated[
+        str | None, typer.Option(metavar="FIELD", help="Field with the true language; absent: it is identified.")
+    ] = None,
+    least: Annotated[
+        int, typer.Option(min=1, help="Documents of a language; with fewer it takes the bounds of its script.")
+    ] = 500,
+    recipe: With = None,
+    settings: Settings = None,
+    column: Column = None,
+) -> None:
+    """Thresholds of the filter for each language, from reference documents; English ones have to be among them."""
+    from sluice.quality import fit_quality
+
+    fit_quality(
+        input,
+        output,
+        method or [],
+        sentences,
+        label,
+        least,
+        recipe,
+        tuple(settings or ()),
+        tuple(column or ()),
+        context.obj,
+    )
 
 
 _stage_command("dedup", "Exact and near-duplicates; the best document of a cluster survives.")

@@ -16,7 +16,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from schemas import paths
 from schemas.documents import TRAIN, VALIDATION
-from schemas.languages import LANGUAGES, OTHER, UNDETERMINED
 from schemas.manifest import Manifest
 from schemas.tables import read_table
 from sluice import corpus, plots
@@ -32,11 +31,13 @@ from sluice.blocks import (
     Table,
     count_by,
     first_shown,
+    language_name,
     most_first,
     percent,
 )
 from sluice.console import clock, size
 from sluice.report_extraction import models_section, pages_section, refinement_section
+from sluice.report_filter import filter_section
 from sluice.run import RECIPE_FILE, UNFINISHED, VERSIONS_FILE, read_executions
 from sluice.summary import REPORT_FILE, Summary, find_stale, require_run, summarise_manifests
 from sluice.text import count, printable, short
@@ -111,7 +112,7 @@ def write_report(run_folder: str) -> str:
         metrics=_read_training(run_folder, manifests),
         recipe=recipe,
     )
-    of_data = (_funnel, _pages, _models, _refinement, _languages, _scores, _sizes, _tokenizer, _mixture)
+    of_data = (_funnel, _quality, _pages, _models, _refinement, _languages, _scores, _sizes, _tokenizer, _mixture)
     of_model = (_training_details, _evaluation, _continuations)
     makers = (_training, *of_data, *of_model, _stages, _origins, _software)  # what is looked at first comes first
     sections = [section for make in makers if (section := make(run)) is not None]
@@ -319,13 +320,7 @@ def _outcome_table(title: str, rows: dict[str, dict[str, int]], folded: bool) ->
 
 
 def _name_of(column: str, value: str) -> str:
-    if column != "language":
-        return printable(value, 60)
-    if value in LANGUAGES:
-        language = LANGUAGES[value]
-        twin = any(other.name == language.name and other is not language for other in LANGUAGES.values())
-        return f"{language.name} ({language.script})" if twin else language.name
-    return {OTHER: "another language", UNDETERMINED: "undetermined"}.get(value, printable(value, 60))
+    return language_name(value) if column == "language" else printable(value, 60)
 
 
 def _reasons(run: _Run) -> list[Block]:
@@ -361,7 +356,7 @@ def _reasons(run: _Run) -> list[Block]:
         reasons = most_first(manifest.reasons)
         judged = manifest.counts.get("documents", 0) - manifest.counts.get("not_judged", 0)
         add(stage, reasons, judged, frame, f"{stage}_reasons")
-        for reason in reasons:
+        for reason in reasons if stage != "filter" else []:  # which has a section of its own
             if len(wanted) < REASONS_SHOWN and (chosen := _choose(run.documents, stage, reason)):
                 wanted[stage, reason] = chosen
     if not rows:
@@ -433,6 +428,10 @@ def _reject_samples(run: _Run) -> list[Block]:
         ]
     groups = {error: found for error, found in groups.items() if found}
     return [Samples("What could not be extracted, by error", groups, run.rejects.note)] if groups else []
+
+
+def _quality(run: _Run) -> Section | None:
+    return filter_section(run.folder, run.manifests, run.documents)
 
 
 def _pages(run: _Run) -> Section | None:

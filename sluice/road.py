@@ -13,7 +13,15 @@ from schemas import paths
 from schemas.errors import ConfigError
 from schemas.hashing import canonical_json, digest
 from schemas.manifest import Manifest
-from schemas.recipe import HOW_EXTRACTION_RUNS, HOW_IT_RUNS, ModelFolder, Recipe, training_of
+from schemas.recipe import (
+    HOW_EXTRACTION_RUNS,
+    HOW_IT_RUNS,
+    NO_THRESHOLDS,
+    SHIPPED_THRESHOLDS,
+    ModelFolder,
+    Recipe,
+    training_of,
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,10 @@ def _sources(recipe: Recipe) -> dict[str, Any]:
     sources = [source.model_dump(exclude={"path", "priority"}) for source in recipe.sources]
     extract = recipe.extract.model_dump(exclude=HOW_EXTRACTION_RUNS)
     extract["passwords"] = digest(recipe.extract.passwords)  # a manifest is shown around
+    if recipe.extract.repair_encoding:
+        from pipelines.extract.encoding import FIXER
+
+        extract["repair_encoding"] = FIXER
     models = Path(pipelines.extract.__file__).with_name("models").glob("*.npz")
     return {
         "extract": extract,
@@ -50,10 +62,6 @@ def _sources(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-    if recipe.extract.repair_encoding:
-        from pipelines.extract.encoding import FIXER
-
-        extract["repair_encoding"] = FIXER
 def _source_files(recipe: Recipe) -> dict[str, str]:
     from pipelines.extract.listing import list_sources, may_hold_pdf
 
@@ -89,8 +97,26 @@ def _require_labels(section: str, needed: set[str], recipe: Recipe) -> None:
 
 
 def _filter(recipe: Recipe) -> dict[str, Any]:
-    _require_labels("filter", recipe.filter.needs(), recipe)
-    return recipe.filter.model_dump()
+    from schemas.thresholds import needs, shipped_thresholds
+
+    value = recipe.filter.model_dump(exclude={"thresholds"})
+    needed = recipe.filter.needs()
+    if recipe.filter.thresholds == SHIPPED_THRESHOLDS:
+        needed |= needs(shipped_thresholds())
+        value["shipped"] = shipped_thresholds().hash
+    _require_labels("filter", needed, recipe)
+    return value
+
+
+def _threshold_file(recipe: Recipe) -> dict[str, str]:
+    from schemas.thresholds import find_thresholds, needs
+
+    if recipe.filter.thresholds in (SHIPPED_THRESHOLDS, NO_THRESHOLDS):
+        return {}
+    found = find_thresholds(recipe.filter.thresholds)
+    assert found is not None
+    _require_labels("filter.thresholds", needs(found), recipe)
+    return {"thresholds": found.hash}
 
 
 def _dedup(recipe: Recipe) -> dict[str, Any]:
@@ -175,11 +201,12 @@ ROAD: tuple[Stage, ...] = (
     Stage("annotate", 1, "pipelines.annotate.stage:run", "labels per document", _annotators, ("extract",)),
     Stage(
         "filter",
-        1,
+        2,
         "pipelines.filter.stage:run",
         "decisions from labels",
         _filter,
         ("extract", "annotate"),
+        outside=_threshold_file,
     ),
     Stage(
         "dedup",

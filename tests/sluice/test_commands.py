@@ -40,6 +40,8 @@ def documents(tmp_path_factory):
     return path, texts
 
 
+STRICT = "filter={thresholds: none, rules: {words: {min: 10}}}"
+LENIENT = "filter={thresholds: none, rules: {words: {min: 1}}}"
 MAPPING = ("--column", "text=body", "--column", "id=key")
 
 
@@ -56,7 +58,7 @@ def test_annotate_then_filter_goes_on_from_the_labels(documents, tmp_path, sluic
     assert labels["annotator"][0].as_py().startswith("language/")
     shown = sluice("show", tmp_path / "labelled" / "annotate").stdout
     assert "language_score" in shown and "k0" in shown
-    sluice("filter", tmp_path / "labelled", "--set", "filter.rules={words: {min: 10}}", "-o", tmp_path / "kept")
+    sluice("filter", tmp_path / "labelled", "--set", STRICT, "-o", tmp_path / "kept")
     assert not (tmp_path / "kept" / "annotate").exists()  # taken from the finished run
     decisions = table(tmp_path / "kept", "filter", "decisions").to_pylist()
     assert [row["id"] for row in decisions if not row["keep"]] == ["k39"]
@@ -67,9 +69,8 @@ def test_annotate_then_filter_goes_on_from_the_labels(documents, tmp_path, sluic
 
 def test_settings_that_differ_make_a_given_dataset_anew(documents, tmp_path, sluice):
     path, _ = documents
-    strict = ("--set", "filter.rules={words: {min: 10}}")
-    sluice("filter", path, *MAPPING, *strict, "-o", tmp_path / "a")
-    done = sluice("dedup", tmp_path / "a", "--set", "filter.rules={words: {min: 1}}", "-o", tmp_path / "b")
+    sluice("filter", path, *MAPPING, "--set", STRICT, "-o", tmp_path / "a")
+    done = sluice("dedup", tmp_path / "a", "--set", LENIENT, "-o", tmp_path / "b")
     assert "other settings" in done.stdout
     assert all(row["keep"] for row in table(tmp_path / "b", "filter", "decisions").to_pylist())
     assert not (tmp_path / "b" / "extract").exists()
@@ -77,8 +78,7 @@ def test_settings_that_differ_make_a_given_dataset_anew(documents, tmp_path, slu
 
 def test_what_a_filter_dropped_is_not_tokenized(documents, tmp_path, sluice):
     path, _ = documents
-    strict = ("--set", "filter.rules={words: {min: 10}}")
-    sluice("filter", path, *MAPPING, *strict, "-o", tmp_path / "strict")
+    sluice("filter", path, *MAPPING, "--set", STRICT, "-o", tmp_path / "strict")
     for number, given in enumerate((tmp_path / "strict", tmp_path / "strict" / "filter")):
         out = tmp_path / f"out{number}"
         sluice("tokenizer", "train", given, "--vocabulary-size", 600, "-o", out / "tok")

@@ -28,7 +28,7 @@ sources:
   - {{name: books, path: "{folder}/books.jsonl"}}
 extract: {{shard_bytes: 6_000}}
 annotate: {{labels: [domain]}}
-filter: {{rules: {{}}, code_rules: {{}}, language_score: 0}}
+filter: {{thresholds: none, code_rules: {{}}, language_score: 0}}
 dedup: {{near: false}}
 split: {{validation: 0.2}}
 tokenizer: {{vocabulary_size: 512}}

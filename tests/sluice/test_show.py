@@ -235,7 +235,7 @@ def test_what_will_run_and_why(sources, tmp_path):
 
     changed = sources(filter={"language_score": 0.5, "languages": ["eng_Latn"]})
     plan = {planned.stage.name: planned for planned in plan_run(changed, str(folder))}
-    assert plan["filter"].why == 'language_score 0.3 → 0.5; languages absent → ["eng_Latn"]'
+    assert plan["filter"].why == 'language_score absent → 0.5; languages absent → ["eng_Latn"]'
     assert not plan["annotate"].runs and plan["dedup"].why == "after filter"
 
     (tmp_path / "docs" / "b.txt").write_text("more")

@@ -42,7 +42,7 @@ RECIPE = """\
 name: again
 sources: [{name: notes, path: ../notes.jsonl}]
 annotate: {labels: [language]}
-filter: {rules: {}, code_rules: {}, language_score: 0}
+filter: {thresholds: none, code_rules: {}, language_score: 0}
 dedup: {near: false}
 split: {validation: 0.2}
 pretrain:
