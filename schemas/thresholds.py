@@ -143,7 +143,8 @@ def read_thresholds(path: str) -> Thresholds:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else path
-        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+        raise ConfigError(f"{where}: not valid YAML: {problem}") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: thresholds are a mapping of keys, as `sluice quality fit` writes them")
     try:
@@ -162,7 +163,7 @@ def write_thresholds(path: str, thresholds: Thresholds, head: str) -> None:
     """Write a file that `read_thresholds` reads, after `head` as a comment; equal thresholds give equal bytes."""
     lines = [f"# {line}".rstrip() for line in head.splitlines()]
     lines += [f"format: {thresholds.format}", f"unit: {thresholds.unit}", f"documents: {thresholds.documents}"]
-    lines += ["default:", *_bounds(thresholds.default, 1)]
+    lines += ["default:", *_bounds(thresholds.default, 1)] if thresholds.default else ["default: {}"]
     for title, part in (("scripts", thresholds.scripts), ("languages", thresholds.languages)):
         lines.append(f"{title}:" if part else f"{title}: {{}}")
         for name, one in part.items():
