@@ -310,7 +310,9 @@ def _read(files: NamedFiles, max_characters: int) -> dict[str, str]:
         _read_styles(styles), _read_numbering(_part(files, posixpath.join(folder, "numbering.xml"))), max_characters
     )
     body = root.find(_w("body"))
-    blocks = reader.blocks(body) if body is not None else []
+    if body is None:
+        raise Rejected("broken_archive", "the main part of the document has no body")
+    blocks = reader.blocks(body)
     notes = {}
     for kind in ("footnote", "endnote") if reader.notes else ():
         part = _part(files, posixpath.join(folder, f"{kind}s.xml"))

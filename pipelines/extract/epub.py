@@ -53,6 +53,8 @@ def _read(files: NamedFiles, max_characters: int) -> dict[str, str]:
     chapters: list[str] = []
     characters = 0
     wanted = [items.get(reference.get("idref")) for reference in package.iterfind(".//{*}spine/{*}itemref")]
+    if not any(name in files for name in wanted if name):
+        raise Rejected("broken_archive", "none of the chapters that the book names is in the file")
     for name in dict.fromkeys(wanted[:_CHAPTERS]):
         if name and (text := html_to_markdown(files.read(name, _PART_BYTES)).strip("\n")):
             chapters.append(text)

@@ -212,7 +212,7 @@ def _extract(
                 local = Path(as_local_path(file, local, options, stack))
                 file = stack.enter_context(local.open("rb"))
             if kind == "zip":
-                kind = metadata["kind"] = _zip_kind(file)
+                kind = metadata["kind"] = _zip_kind(file, declared)
             if declared == kind:
                 metadata.pop("declared", None)
             if kind in _CONTAINERS:
@@ -233,6 +233,7 @@ def _extract(
             elif kind == "html":
                 yield _extract_html(read_whole(file, options), options, metadata)
             elif kind == "binary":
+                file.read(len(head) + 1)  # if it is damaged from here on, that is what is wrong with it
                 yield Reject("", "not_text", "the file holds zero bytes and is of no known kind")
             else:
                 yield _extract_text(read_whole(file, options), path, options, metadata)
@@ -242,10 +243,15 @@ def _extract(
             yield Reject("", "unreadable", clip(f"the file could not be read: {error.strerror or error}"))
 
 
-def _zip_kind(file: IO[bytes]) -> str:
-    """What a zip is by the names in it: epub, docx, another format that is kept in a zip, or just zip."""
+def _zip_kind(file: IO[bytes], declared: str) -> str:
+    """What a zip is by the names in it: epub, docx, another format that is kept in a zip, or just zip.
+
+    Without a table of contents it is the book that its own name says: the parts of one are no documents.
+    """
     names = first_names(file, _ZIP_NAMES)
     file.seek(0)
+    if not names and declared in _BOOKS:
+        return declared
     for name, kind in _ZIP_KINDS:
         if name in names:
             return kind

@@ -58,6 +58,7 @@ def extract_repository(location: str, options: Extract) -> Iterator[Extracted | 
     """
     kept: dict[str, _Kept] = {}
     left_out: Counter[str] = Counter()
+    whole = True
     with tempfile.TemporaryFile(prefix="sluice-") as store:
         try:
             for path, member in _members(location, options):
@@ -69,13 +70,16 @@ def extract_repository(location: str, options: Extract) -> Iterator[Extracted | 
                 except Rejected as rejected:
                     yield Reject(f"member={path}", rejected.error, clip(rejected.message))
                     if rejected.error in {"truncated", "broken_compression"}:
+                        whole = False
                         break
                 if len(kept) > _FILES:
                     raise Rejected("too_large", f"more than {_FILES} files")
         except Rejected as rejected:
             yield Reject("", rejected.error, clip(rejected.message))
+            whole = False
         if not kept:
-            yield Reject("", "empty_text", "the repository holds no source code and no prose")
+            if whole:  # else what is damaged has been told, and nobody knows what it held
+                yield Reject("", "empty_text", "the repository holds no source code and no prose")
             return
         cut = _common_folder(kept) if is_archive(location) else 0
         metadata = _metadata(kept, left_out)
@@ -138,6 +142,7 @@ def _archived(packed: Any, budget: Budget) -> Iterator[Member]:
     elif head.startswith(b"PK") and file.seekable():
         yield from zip_members(file, budget)
     else:
+        file.read(len(head) + 1)  # if it is damaged from here on, that is what is wrong with it
         raise Rejected("broken_archive", "neither a tar nor a zip")
 
 

@@ -215,6 +215,9 @@ def test_books_that_cannot_be_read_are_rejects() -> None:
     assert error(make(EPUB), max_characters=50) == "too_large"
     empty = DOCX | {"word/document.xml": f'<w:document xmlns:w="{WORD}"><w:body/></w:document>'}
     assert error(make(empty)) == "empty_text"
+    assert error(make({**DOCX, "word/document.xml": empty["word/document.xml"][:40]})) == "broken_docx"
+    assert error(make({**EPUB, "OEBPS/book.opf": PACKAGE[:300]})) == "broken_epub"
+    assert error(make({name: part for name, part in EPUB.items() if "/text/" not in name})) == "broken_epub"
 
 
 def test_hostile_parts_are_harmless() -> None:
@@ -248,7 +251,8 @@ def test_no_damage_raises(changes: list[tuple[int, int]], is_book: bool) -> None
 
 
 @pytest.mark.parametrize("name", ["a.epub", "a.docx"])
-def test_a_cut_book_is_rejected_or_read_as_an_archive(name: str) -> None:
+def test_a_cut_book_is_rejected_and_its_parts_are_no_documents(name: str) -> None:
     data = make(EPUB if name == "a.epub" else DOCX)
-    found = extract(data[: len(data) * 2 // 3], name)
-    assert "truncated" in {one.error for one in found if isinstance(one, Reject)}
+    assert error(data[: len(data) * 2 // 3], name) == "truncated"
+    unnamed = extract(data[: len(data) * 2 // 3], "a.zip")
+    assert "truncated" in {one.error for one in unnamed if isinstance(one, Reject)}

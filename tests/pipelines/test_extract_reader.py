@@ -5,6 +5,7 @@ import io
 import json
 import multiprocessing
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -399,6 +400,7 @@ def test_of_a_truncated_file_the_whole_lines_are_kept(compress: object) -> None:
     assert texts(found).items() <= texts(extract(MANY, "a.jsonl")).items()
     assert len(found) > 1000
     assert error(extract(packed[:10], "a.jsonl")) == "broken_compression"
+    assert error(extract(compress(random.Random(0).randbytes(3000))[:2000], "a.tar.gz")) == "broken_compression"  # type: ignore[operator]
     damaged = bytearray(packed)
     damaged[len(packed) // 2 : len(packed) // 2 + 50] = bytes(50)
     assert "broken_compression" in errors(extract(bytes(damaged), "a.jsonl")).values()

@@ -159,11 +159,13 @@ def test_a_repository_without_text_is_a_reject(tmp_path: Path) -> None:
     (found,) = extract(write(tmp_path, {"a.png": b"\0"}))
     assert isinstance(found, Reject)
     assert found.error == "empty_text"
+
+
+def test_of_a_damaged_archive_nobody_says_that_it_holds_no_text(tmp_path: Path) -> None:
     (tmp_path / "b.zip").write_bytes(b"no archive")
-    assert [one.error for one in extract(tmp_path / "b.zip") if isinstance(one, Reject)] == [
-        "broken_archive",
-        "empty_text",
-    ]
+    (tmp_path / "c.tar.gz").write_bytes(make_tar({"a.py": b"x = 1\n" * 20})[:60])
+    for name, error in (("b.zip", "broken_archive"), ("c.tar.gz", "broken_compression")):
+        assert [one.error for one in extract(tmp_path / name) if isinstance(one, Reject)] == [error]
 
 
 # --- imports ----------------------------------------------------------------------------------------------------
