@@ -125,7 +125,7 @@ def extract(
     extra = [f"extract.{name}={json.dumps(value)}" for name, value in chosen.items() if value is not None]
     changes, columns = (*extra, *(settings or ())), tuple(column or ())
     if explain:
-        explain_inputs(inputs, recipe, changes, columns)
+        explain_inputs(inputs, output, recipe, changes, columns, context.obj)
     else:
         run_stage("extract", inputs[0], output, recipe, changes, columns, context.obj, tuple(inputs[1:]))
 

@@ -117,11 +117,19 @@ def check_pair(option: str, url: str | None, model: str | None) -> None:
 
 
 def explain_inputs(
-    inputs: list[str], recipe_file: str | None, settings: tuple[str, ...], columns: tuple[str, ...]
+    inputs: list[str],
+    output: str | None,
+    recipe_file: str | None,
+    settings: tuple[str, ...],
+    columns: tuple[str, ...],
+    beam_options: tuple[str, ...],
 ) -> None:
     """`sluice extract --explain`: how each file would be read, and why."""
     from sluice.explain_file import explain_files
 
+    if output or beam_options:
+        ignored = "--output has" if output else "options of Beam have"
+        raise ConfigError(f"--explain writes nothing and runs without Beam, so {ignored} nothing to say")
     if len(inputs) == 1 and inputs[0].endswith((".yaml", ".yml")):
         _only_recipe(recipe_file, columns)
         explain_files(load_recipe(inputs[0], settings))

@@ -199,6 +199,9 @@ def test_the_command_writes_nothing(tmp_path, sluice):
     assert sorted(tmp_path.rglob("*")) == before
     assert done.stdout.count("a.txt · 10 B · text") == 2 and "2 files · 2 documents" in done.stdout
     assert sluice("extract", "--explain", "none", cwd=tmp_path, check=False).returncode == 2
+    for more, what in ((("--output", "x"), "--output has"), (("--", "--direct_num_workers=2"), "options of Beam have")):
+        told = sluice("extract", "--explain", "docs", *more, cwd=tmp_path, check=False)
+        assert told.returncode == 2 and f"so {what} nothing to say" in told.stderr
 
 
 def test_settings_of_a_model_may_stand_beside_its_address(tmp_path, sluice):
