@@ -9,6 +9,7 @@ from schemas.errors import ConfigError
 from schemas.manifest import read_manifest
 from schemas.tables import read_table
 from schemas.thresholds import read_thresholds
+from sluice.commands import run_stage
 from sluice.quality import fit_quality
 
 ENGLISH = ["The harbour has a lamp and the keeper has a book of ships.", "Each boat that comes home is in the book."]
@@ -30,26 +31,33 @@ def reference(tmp_path_factory) -> Path:
     return path
 
 
+def fit(source, output, label="lang") -> None:
+    fit_quality(str(source), str(output), [], True, label, 30, None, (), (), ())
+
+
+def run(stage, source, output, *settings) -> None:
+    run_stage(stage, str(source), str(output), None, settings, (), ())
+
+
 def test_thresholds_are_fitted_and_a_filter_goes_by_them(reference, tmp_path, sluice):
-    options = ("--sentences", "--label", "lang", "--least", 30)
-    first = sluice("quality", "fit", reference, *options, "-o", tmp_path / "first.yaml")
-    assert "2 fitted from 81 documents" in first.stdout
+    fit(reference, tmp_path / "first.yaml")
     fitted = read_thresholds(str(tmp_path / "first.yaml"))
     german = fitted.languages["deu_Latn"]
     assert german.documents == 40 and 14 < german.bounds["mean_word_length"].max < 24
     assert "single sentences" in (tmp_path / "first.yaml").read_text()
 
-    sluice("annotate", reference, "--labels", "language,quality", "-o", tmp_path / "run")
-    sluice("quality", "fit", tmp_path / "run", *options, "-o", tmp_path / "second.yaml")
+    run("annotate", reference, tmp_path / "run", "annotate.labels=[language,quality]")
+    fit(tmp_path / "run", tmp_path / "second.yaml")
     assert (tmp_path / "second.yaml").read_bytes() == (tmp_path / "first.yaml").read_bytes()
-    failed = sluice("quality", "fit", tmp_path / "run", "--label", "tongue", "-o", tmp_path / "x.yaml", check=False)
-    assert failed.returncode == 2 and "no document has a field of this name" in failed.stderr
+    with pytest.raises(ConfigError, match="no document has a field of this name"):
+        fit(tmp_path / "run", tmp_path / "x.yaml", label="tongue")
 
     (tmp_path / "documents").mkdir()
     (tmp_path / "documents" / "long.txt").write_text(TOO_LONG)
     (tmp_path / "documents" / "good.txt").write_text("\n".join(GERMAN * 20))
-    rules = "filter={thresholds: second.yaml, language_score: 0, rules: {words: {min: 5}, duplicate_line_ratio: null}}"
-    sluice("filter", "documents", "--set", rules, "-o", "out", cwd=tmp_path)
+    rules = "language_score: 0, rules: {words: {min: 5}, duplicate_line_ratio: null}"
+    settings = f"filter={{thresholds: {tmp_path}/second.yaml, {rules}}}"
+    run("filter", tmp_path / "documents", tmp_path / "out", settings)
     decisions = read_table(str(tmp_path / "out" / "filter" / "decisions" / "00000.parquet"))
     places = read_table(str(tmp_path / "out" / "extract" / "documents" / "00000.parquet"))["path"].to_pylist()
     found = dict(zip(places, decisions["reasons"].to_pylist()))
@@ -58,8 +66,9 @@ def test_thresholds_are_fitted_and_a_filter_goes_by_them(reference, tmp_path, sl
     assert read_manifest(str(tmp_path / "out" / "filter")).inputs["thresholds"] == fitted.hash
 
     (tmp_path / "second.yaml").write_text((tmp_path / "second.yaml").read_text().replace("  deu_Latn:", "  deu:"))
-    failed = sluice("filter", "documents", "--set", rules, "-o", "out2", cwd=tmp_path, check=False)
-    assert failed.returncode == 2 and "unknown language 'deu'" in failed.stderr
+    wrong = ("--set", "filter.thresholds=second.yaml")  # relative to where the command runs
+    failed = sluice("filter", "documents", *wrong, "-o", "out2", cwd=tmp_path, check=False)
+    assert failed.returncode == 2 and "second.yaml: languages: unknown language 'deu'" in failed.stderr
     assert len(failed.stderr.strip().splitlines()) == 1 and not (tmp_path / "out2" / "extract").exists()
 
 
