@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.extract.names import PAGE_LOCATOR
 from schemas import paths
 from schemas.documents import PAGES
 from schemas.errors import DataError
@@ -191,7 +192,7 @@ def read_rejects(folder: str, manifests: Mapping[str, Manifest]) -> Table | None
     table = table.set_column(0, "document_id", table["document_id"].cast(pa.binary()))
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
-    frame = frame.filter(~pl.col("locator").str.contains(r"(^|!/)page=\d+$"))
+    frame = frame.filter(~pl.col("locator").str.contains(PAGE_LOCATOR))
     return Table(frame, len(chosen), len(shards))
 
 

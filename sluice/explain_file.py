@@ -11,6 +11,7 @@ from rich.text import Text
 from pipelines.extract.found import Extracted, Found, PageFact, Rejected, Repair
 from pipelines.extract.inputs import read_input, with_rejects
 from pipelines.extract.listing import InputFile, list_source
+from pipelines.extract.names import PAGE_LOCATOR
 from pipelines.extract.packed import COMPRESSED_SUFFIXES, HEAD_BYTES, Unpacked, compression
 from pipelines.extract.reader import sniff_kind
 from schemas import paths
@@ -27,7 +28,7 @@ _HEAD = ["page", "route", "confidence", "characters", "why", "text"]
 _RIGHT = (0, 2, 3)
 # The last piece of a locator, where it names a place in a document or a record of a table.
 _INNERMOST = re.compile(r"(?:^|!/)(?:page|part|line|row)=\d+$")
-_PAGE, _RECORD = re.compile(r"(?:^|!/)page=\d+$"), re.compile(r"(?:^|!/)(?:line|row)=\d+$")
+_RECORD = re.compile(r"(?:^|!/)(?:line|row)=\d+$")
 
 
 @dataclass
@@ -92,7 +93,7 @@ class _File:
                     self.tally.pages[_fate(one)] += 1
                 elif isinstance(one, Extracted):
                     self._document(one)
-                elif self.facts and _PAGE.search(one.locator):
+                elif self.facts and re.search(PAGE_LOCATOR, one.locator):
                     self.tally.rejects[one.error] += 1
                     self.bad_pages[one.error] += 1  # the table of pages says the rest
                 else:

@@ -3,6 +3,7 @@
 import re
 
 SEPARATOR = "!/"  # between a place and a place inside it, as in `member=a.jsonl!/line=7`
+PAGE_LOCATOR = r"(?:^|!/)page=\d+$"  # regular expression: the place is a page of a document
 
 _ESCAPED = re.compile(r"\\x[0-9a-f]{2}")
 _PIECES = re.compile(rb"\\|!(?=/)")

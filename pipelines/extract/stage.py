@@ -30,6 +30,7 @@ from pipelines.extract.encoding import FIXER
 from pipelines.extract.found import Extracted, Found, PageFact, Reject, Repair
 from pipelines.extract.inputs import local_copy, read_input, with_rejects
 from pipelines.extract.listing import InputFile, list_source
+from pipelines.extract.names import PAGE_LOCATOR
 from pipelines.extract.page import Page
 from pipelines.extract.pdf_file import (
     PAGES_PER_RANGE,
@@ -56,7 +57,6 @@ from schemas.tables import BATCH_BYTES, TableWriter, read_batches, read_table, t
 
 PARTITIONS = 64
 _KEY = np.dtype([("id", "V16"), ("shard", "<u4"), ("row", "<u4"), ("document", "V16")])
-_PAGE = re.compile(r"(?:^|!/)page=\d+$")  # locator of a rejected page
 _LONG_PDF_BYTES = 256 << 10  # from here on a PDF is worth opening to see whether it has pages for several workers
 _FILES_SIDE_BY_SIDE = 8  # where models are asked; each has a child process
 _FOLDERS = ("documents", "rejects", "pages", "refinements")
@@ -287,7 +287,7 @@ def _result(task: FilesTask, files: dict[str, FileEntry], spent: Counter[str]) -
     rejects = read_table(paths.join(task.output, task.file("rejects")), ["locator", "error"]).to_pylist()
     pages = read_table(paths.join(task.output, task.file("pages")), ["route", "error"]).to_pylist()
     kinds = Counter(f"pages_{'unreadable' if page['error'] else page['route']}" for page in pages)
-    kinds.update(f"rejected_pages_{row['error']}" for row in rejects if _PAGE.search(row["locator"]))
+    kinds.update(f"rejected_pages_{row['error']}" for row in rejects if re.search(PAGE_LOCATOR, row["locator"]))
     if "refinements" in files:
         repairs = read_table(paths.join(task.output, task.file("refinements")), ["document_id", "model"])
         kinds["mended_documents"] = len(repairs.filter(pc.equal(repairs["model"], FIXER))["document_id"].unique())
