@@ -67,12 +67,12 @@ QUALITY = _sidecar(
     _field("bytes", pa.int32(), "UTF-8 bytes of the text."),
     _field("lines", pa.int32(), "Lines that are not blank."),
     # Gopher quality (Rae et al. 2021, table A1)
-    _field("words", pa.int32(), "Words: see annotators.quality for scripts without spaces."),
+    _field("words", pa.int32(), "Words: see annotators.words for scripts without spaces."),
     _field("mean_word_length", pa.float32(), "Mean code points per word."),
-    _field("symbol_word_ratio", pa.float32(), "Number signs and ellipses per word (the larger of the two)."),
+    _field("symbol_word_ratio", pa.float32(), "Number signs or ellipses (whichever are more) per word or mark."),
     _field("bullet_line_ratio", pa.float32(), "Share of lines that begin with a bullet."),
     _field("ellipsis_line_ratio", pa.float32(), "Share of lines that end with an ellipsis."),
-    _field("alpha_word_ratio", pa.float32(), "Share of words with at least one letter."),
+    _field("alpha_word_ratio", pa.float32(), "Share of words and punctuation marks that have a letter."),
     _field("stop_words", pa.int32(), "How many of Gopher's eight English stop words occur, 0..8."),
     # Gopher repetition
     _field("duplicate_line_ratio", pa.float32(), "Share of lines that repeat an earlier line."),
@@ -80,17 +80,26 @@ QUALITY = _sidecar(
     _field("duplicate_paragraph_ratio", pa.float32(), "Share of paragraphs that repeat an earlier one."),
     _field("duplicate_paragraph_character_ratio", pa.float32(), "Share of characters in such paragraphs."),
     *(
-        _field(f"top_{n}gram_ratio", pa.float32(), f"Share of word characters in the commonest {n}-gram.")
+        _field(f"top_{n}gram_ratio", pa.float32(), f"Share of characters in the commonest {n}-gram.")
         for n in (2, 3, 4)
     ),
     *(
-        _field(f"duplicate_{n}gram_ratio", pa.float32(), f"Share of word characters in repeated {n}-grams.")
+        _field(f"duplicate_{n}gram_ratio", pa.float32(), f"Share of characters in {n}-grams that occurred before.")
         for n in range(5, 11)
     ),
+    # C4 (Raffel et al. 2020): shares of the lines it removes, and what it judges in the lines it keeps
+    _field("terminal_line_ratio", pa.float32(), "Share of lines that end a sentence, or with a quotation mark."),
+    _field("few_word_line_ratio", pa.float32(), "Share of lines of fewer than three words."),
+    _field("javascript_line_ratio", pa.float32(), "Share of lines that name JavaScript."),
+    _field("policy_line_ratio", pa.float32(), "Share of lines about terms of use, privacy or cookies."),
+    _field("longest_word", pa.int32(), "Code points of the longest run without space."),
+    _field("sentences", pa.int32(), "Sentences in lines of three words and more that end a sentence."),
+    _field("lorem_ipsum", pa.int32(), "How often the words lorem ipsum occur."),
+    _field("curly_brackets", pa.int32(), "Opening curly brackets in lines that end a sentence."),
     # FineWeb (Penedo et al. 2024)
-    _field("punctuated_line_ratio", pa.float32(), "Share of lines that end with closing punctuation."),
+    _field("punctuated_line_ratio", pa.float32(), "Share of lines that end with a mark that ends sentences."),
     _field("short_line_ratio", pa.float32(), "Share of lines of at most 30 code points."),
-    _field("newline_word_ratio", pa.float32(), "Line feeds per word."),
+    _field("newline_word_ratio", pa.float32(), "Line feeds per word or mark."),
     _field("quality_score", pa.float32(), "[0, 1]; ranks copies of one text: see annotators.quality."),
 )
 

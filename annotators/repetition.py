@@ -1,0 +1,116 @@
+"""What a text repeats: n-grams of tokens, lines and paragraphs, found by hashes of spans of code points.
+
+The hash of a span is the difference of two prefix hashes, so the spans may overlap and have any length. Documents are
+kept apart by mixing their number into the hash.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from annotators.words import Codes, Positions
+from schemas.hashing import GOLDEN, scramble
+
+TOP_NGRAMS = (2, 3, 4)
+DUPLICATE_NGRAMS = (5, 6, 7, 8, 9, 10)
+
+Numbers = npt.NDArray[np.float64]
+Hashes = npt.NDArray[np.uint64]
+
+_powers: tuple[Hashes, Hashes] = (np.ones(0, np.uint64), np.ones(0, np.uint64))
+
+
+def _base_powers(length: int) -> tuple[Hashes, Hashes]:
+    """The first `length` powers of the hash's base and of its inverse, modulo 2**64; kept for the next call."""
+    global _powers
+    if len(_powers[0]) < length:
+        inverse = pow(GOLDEN, -1, 1 << 64)
+        _powers = (_geometric(GOLDEN, length), _geometric(inverse, length))
+    return _powers[0][:length], _powers[1][:length]
+
+
+def _geometric(ratio: int, length: int) -> Hashes:
+    steps = np.full(length, ratio, dtype=np.uint64)
+    steps[0] = 1
+    return np.cumprod(steps, dtype=np.uint64)
+
+
+def prefix_hashes(codes: Codes) -> Hashes:
+    """Polynomial hash of every prefix, one more than there are code points; see `hash_spans`."""
+    prefix = np.zeros(len(codes) + 1, dtype=np.uint64)
+    terms = scramble(codes.astype(np.uint64) + np.uint64(GOLDEN))
+    terms *= _base_powers(len(codes))[0]
+    np.cumsum(terms, out=prefix[1:])
+    return prefix
+
+
+def hash_spans(prefix: Hashes, begins: Positions, ends: Positions) -> Hashes:
+    """Hash of each span of code points, the same wherever the span stands."""
+    return scramble((prefix[ends] - prefix[begins]) * _base_powers(len(prefix))[1][begins])
+
+
+def share(part: npt.NDArray, whole: npt.NDArray) -> Numbers:
+    """`part` / `whole`, 0 where there is no whole."""
+    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+
+
+def repeated_ngrams(hashes: Hashes, lengths: Positions, document: Positions, size: npt.NDArray) -> dict[str, Numbers]:
+    """Top and duplicate n-gram shares of every document from its tokens.
+
+    `hashes`, `lengths` (in characters) and `document` are of the tokens, in order; `size` has the characters of which
+    the shares are, a number a document. An n-gram can only be repeated if the two (n-1)-grams in it are, so each length
+    looks only at the places where the shorter length repeated, which are few in prose.
+    """
+    total = np.concatenate([[0], np.cumsum(lengths)])
+    keys = scramble(hashes + document.astype(np.uint64) * np.uint64(GOLDEN))
+    at, group, first_of_group, occurrences = _repeated(np.arange(len(keys)), keys)
+    result = {}
+    for n in range(2, DUPLICATE_NGRAMS[-1] + 1):
+        adjacent = np.flatnonzero(np.diff(at) == 1)  # both (n-1)-grams of the n-gram repeat
+        pairs = group[adjacent].astype(np.uint64) << np.uint64(32) | group[adjacent + 1].astype(np.uint64)
+        at, group, first_of_group, occurrences = _repeated(at[adjacent], pairs)
+        if n in TOP_NGRAMS:
+            characters = total[first_of_group + n] - total[first_of_group] + (n - 1)
+            # The commonest, and the longest of equally common ones: both numbers in one integer.
+            rank = occurrences.astype(np.int64) << 32 | characters
+            best = np.zeros(len(size), dtype=np.int64)
+            np.maximum.at(best, document[first_of_group], rank)
+            covered = (best >> 32) * (best & 0xFFFFFFFF)
+            result[f"top_{n}gram_ratio"] = np.minimum(1, share(covered.astype(np.float64), size))
+        if n in DUPLICATE_NGRAMS:
+            later = at[at != first_of_group[group]]
+            depth = np.zeros(len(lengths) + 1, dtype=np.int64)
+            np.add.at(depth, later, 1)
+            np.add.at(depth, later + n, -1)
+            covered_tokens = np.flatnonzero(np.cumsum(depth[:-1]))
+            repeated = np.bincount(document[covered_tokens], lengths[covered_tokens], minlength=len(size))
+            result[f"duplicate_{n}gram_ratio"] = share(repeated, size)
+    return result
+
+
+def _repeated(at: Positions, keys: Hashes) -> tuple[Positions, Positions, Positions, Positions]:
+    """Of the items at increasing places `at`, those whose key occurs at least twice.
+
+    Returns their places in order, the number of their group, and for each group its first place and its size.
+    """
+    order = np.argsort(keys, kind="stable")
+    ranked = keys[order]
+    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]])) if len(keys) else order
+    sizes = np.diff(starts, append=len(keys))
+    often = sizes >= 2
+    slot = np.full(len(keys), -1, dtype=np.int64)
+    slot[order[np.repeat(often, sizes)]] = np.repeat(np.arange(np.count_nonzero(often)), sizes[often])
+    kept = np.flatnonzero(slot >= 0)
+    return at[kept], slot[kept], at[order[starts[often]]], sizes[often]
+
+
+def repeated_spans(
+    hashes: Hashes, lengths: Positions, document: Positions, size: npt.NDArray
+) -> tuple[Numbers, Numbers]:
+    """Share of a document's spans that repeat an earlier one, and their characters' share of `size`."""
+    keys = scramble(hashes + document.astype(np.uint64) * np.uint64(GOLDEN))
+    later = np.ones(len(keys), dtype=bool)
+    later[np.unique(keys, return_index=True)[1]] = False
+    spans = np.bincount(document, minlength=len(size)).astype(np.float64)
+    repeated = np.bincount(document[later], minlength=len(size)).astype(np.float64)
+    characters = np.bincount(document[later], lengths[later], minlength=len(size))
+    return share(repeated, spans), share(characters, size)
