@@ -79,13 +79,14 @@ def _source_files(recipe: Recipe) -> dict[str, str]:
 
 def _annotators(recipe: Recipe) -> dict[str, Any]:
     import annotators
-    from annotators.table import annotator
+    from annotators.table import annotator, with_needs
 
-    models = {path.stem: path for path in Path(annotators.__file__).with_name("models").glob("*.ftz")}
+    files = Path(annotators.__file__).with_name("models").iterdir()
+    models = {path.stem: path for path in files if path.suffix != ".md"}
     return {
         "labels": {
             name: [annotator(name).VERSION, *([paths.file_hash(str(models[name]))] if name in models else [])]
-            for name in sorted(recipe.annotate.labels)
+            for name in with_needs(recipe.annotate.labels)
         }
     }
 

@@ -1,6 +1,7 @@
 """Annotate: one sidecar per document shard and annotator, in the row order of the documents.
 
-The text is read once; every annotator labels the batch while it is in memory.
+The text is read once; every annotator labels the batch while it is in memory. Labels that another annotator needs are
+made on the way where the recipe does not ask for them, and not written.
 """
 
 from collections import Counter
@@ -9,7 +10,7 @@ from contextlib import ExitStack
 
 import apache_beam as beam
 
-from annotators.table import annotator
+from annotators.table import annotate, annotator
 from pipelines.runner import ShardResult, Task, map_shards, shard_tasks
 from schemas.job import Job, Output
 from schemas.labels import ANNOTATORS
@@ -23,7 +24,6 @@ class AnnotateShard(beam.DoFn):
         self.names = names
 
     def process(self, task: Task) -> Iterator[ShardResult]:
-        modules = {name: annotator(name) for name in self.names}
         languages: Counter[str] = Counter()
         with ExitStack() as stack:
             writers = {
@@ -31,11 +31,11 @@ class AnnotateShard(beam.DoFn):
                 for name in self.names
             }
             for batch in read_batches(task.path):
+                labels = annotate(batch, self.names)
                 for name, writer in writers.items():
-                    labels = modules[name].annotate(batch)
-                    writer.write(labels)
-                    if name == "language":
-                        languages.update(labels["language"].to_pylist())
+                    writer.write(labels[name])
+                if "language" in writers:
+                    languages.update(labels["language"]["language"].to_pylist())
         entries = [writer.entry() for writer in writers.values()]
         yield ShardResult(entries, {"documents": entries[0].rows if entries else 0}, extra=dict(languages))
 
