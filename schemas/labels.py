@@ -119,7 +119,41 @@ SAFETY = _sidecar(
     "safety",
     _field("unsafe_score", pa.float32(), "[0, 1]: probability that the worst window of the text is unsafe."),
     _field("unsafe_category", pa.string(), "Likeliest kind of harm; null below a score of 0.5.", nullable=True),
-    _field("pii_count", pa.int32(), "E-mail addresses, phone numbers and IP addresses found."),
+)
+
+PII_KINDS: tuple[str, ...] = ("email", "iban", "ip", "credit_card", "phone")
+"""Personal data that has a form; where two finds overlap, the kind that stands first here wins."""
+
+PII_SPAN = pa.struct(
+    [
+        pa.field("begin", pa.int32(), nullable=False),  # UTF-8 bytes of the text
+        pa.field("end", pa.int32(), nullable=False),
+        pa.field("kind", pa.dictionary(pa.int8(), pa.string()), nullable=False),  # one of PII_KINDS
+    ]
+)
+
+PII = _sidecar(
+    "pii",
+    _field("pii_count", pa.int32(), "Personal data found: e-mail, phone, IP address, IBAN, payment card."),
+    _field("pii", pa.list_(pa.field("item", PII_SPAN, nullable=False)), "Where it is, in the order of the text."),
+)
+
+FLUENCY = _sidecar(
+    "fluency",
+    _field(
+        "fluency_score",
+        pa.float32(),
+        "[0, 1]: probability that the text is real and not a damaged copy of real text, at even odds; null without one "
+        "of the 119 languages and for source code.",
+        nullable=True,
+    ),
+    _field(
+        "fluency",
+        pa.float32(),
+        "Standard deviations from the average of real text of the language; broken text is below -3; null like the "
+        "score.",
+        nullable=True,
+    ),
 )
 
 ANNOTATORS: dict[str, pa.Schema] = {
@@ -128,6 +162,8 @@ ANNOTATORS: dict[str, pa.Schema] = {
     "educational": EDUCATIONAL,
     "domain": DOMAIN,
     "safety": SAFETY,
+    "pii": PII,
+    "fluency": FLUENCY,
 }
 """Schema of the label sidecar of each annotator, by the annotator's name."""
 

@@ -226,8 +226,10 @@ HOW_EXTRACTION_RUNS: dict[str, Any] = {
 class Annotate(Section):
     """Which labels are made."""
 
-    labels: list[Literal["language", "quality", "educational", "domain", "safety"]] = Field(
-        ["language", "quality", "educational", "domain", "safety"], min_length=1, description="Annotators that run."
+    labels: list[Literal["language", "quality", "educational", "domain", "safety", "pii"]] = Field(
+        ["language", "quality", "educational", "domain", "safety", "pii"],
+        min_length=1,
+        description="Annotators that run.",
     )
 
     @model_validator(mode="after")
