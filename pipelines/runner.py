@@ -75,15 +75,22 @@ def map_shards(job: Job, tasks: list[Task], worker: beam.DoFn, watch: str) -> Ou
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
         return pipeline | "Shards" >> beam.Create(tasks) | beam.Reshuffle() | "Work" >> beam.ParDo(worker)
 
-    return run_pipeline(job, build, len(tasks), watch)
+    return run_pipeline(job, build, len(tasks), lambda: len(finished_files(paths.join(job.output, watch))))
 
 
 def run_pipeline(
-    job: Job, build: Callable[[beam.Pipeline], beam.PCollection], shards: int, watch: str, unit: str = "shards"
+    job: Job,
+    build: Callable[[beam.Pipeline], beam.PCollection],
+    total: float,
+    done: Callable[[], float],
+    unit: str = "shards",
 ) -> Output:
-    """Run the pipeline that `build` lays out (its last collection holds ShardResults) and sum the results up."""
+    """Run the pipeline that `build` lays out (its last collection holds ShardResults) and sum the results up.
+
+    `done` says, from another thread, how many of `total` units are there.
+    """
     results = paths.join(job.output, RESULTS)
-    with _watch(job, shards, watch, unit), _one_line_errors(job.output):
+    with _watch(job, total, done, unit), _one_line_errors(job.output):
         runner, options = _options(job.beam_options)
         with beam.Pipeline(runner=runner, options=options) as pipeline:
             _ = (
@@ -191,22 +198,25 @@ def _without_place(message: str) -> str:
     return message.split(" [while running", 1)[0]
 
 
-@contextlib.contextmanager
-def _watch(job: Job, total: int, folder: str, unit: str) -> Iterator[None]:
-    """Report how many of the expected output files exist: it works the same on every runner."""
-    fs, inner = paths.filesystem(paths.join(job.output, folder))
-    stop = threading.Event()
+def finished_files(folder: str) -> list[str]:
+    """Names of the files of a folder that are whole; none where there is no such folder."""
+    fs, inner = paths.filesystem(folder)
+    fs.invalidate_cache()
+    try:
+        names = [str(name).rpartition("/")[2] for name in fs.ls(inner, detail=False)]
+    except FileNotFoundError:
+        return []
+    return [name for name in names if name and not name.endswith(".writing")]
 
-    def count() -> int:
-        fs.invalidate_cache()
-        try:
-            return sum(not str(name).endswith(".writing") for name in fs.ls(inner, detail=False))
-        except FileNotFoundError:
-            return 0
+
+@contextlib.contextmanager
+def _watch(job: Job, total: float, done: Callable[[], float], unit: str) -> Iterator[None]:
+    """Report how far the output is by the files that exist: it works the same on every runner."""
+    stop = threading.Event()
 
     def watch() -> None:
         while not stop.wait(POLL_SECONDS):
-            job.progress.update(min(count(), total), total, unit)
+            job.progress.update(min(done(), total), total, unit)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

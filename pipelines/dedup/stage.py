@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.dedup import kernels
-from pipelines.runner import ShardResult, Task, run_pipeline, shard_tasks
+from pipelines.runner import ShardResult, Task, finished_files, run_pipeline, shard_tasks
 from pipelines.sidecars import id_array, id_halves, kept, kept_texts, read_keys, read_sidecar
 from schemas import paths
 from schemas.documents import DEDUP_DECISIONS
@@ -258,7 +258,7 @@ def run(job: Job) -> Output:
             | "Write decisions" >> beam.ParDo(WriteDecisions(config))
         )
 
-    output = run_pipeline(job, build, len(tasks), watch=RANKS)
+    output = run_pipeline(job, build, len(tasks), lambda: len(finished_files(paths.join(job.output, RANKS))))
     paths.remove(paths.join(job.output, RANKS))
     return output
 

@@ -43,6 +43,7 @@ from pipelines.extract.pdf_file import (
     read_range,
     take_spent,
 )
+from pipelines.extract.progress import FOLDER, BytesDone, FilesDone, range_name
 from pipelines.extract.reader import is_pdf
 from pipelines.extract.refine import refinement_rows
 from pipelines.runner import ShardResult, run_pipeline
@@ -96,7 +97,8 @@ class PageRange:
 
     @property
     def name(self) -> str:
-        return f"{_RANGES}/{self.index:05d}-{self.position:05d}-{self.first:07d}.parquet"
+        shard = f"{self.index:05d}"
+        return f"{_RANGES}/{range_name(shard, self.position, self.first, self.last, self.info.page_count)}"
 
 
 def plan_tasks(recipe: Recipe, output: str) -> list[FilesTask]:
@@ -180,11 +182,13 @@ class ExtractFiles(beam.DoFn):
             files = _entries(task)
         else:
             repairs = self.options.refine is not None or self.options.repair_encoding
+            done = FilesDone(task.output, task.name)
             with _ShardWriter(task.output, task.name, repairs) as writer:
                 for file, everything in self._read(task, ranges):
                     for found in everything:
                         for folder, row in _rows(file, self.sources[file.source], found):
                             writer.add(folder, row)
+                    done.add()
             files = writer.entries()
         spent.update(take_spent(self.options))
         yield task.index, _result(task, files, spent)
@@ -489,8 +493,12 @@ def run(job: Job) -> Output:
 
     try:
         check_models(job.recipe.extract)
-        output = run_pipeline(job, build, len(tasks), watch="documents")
+        paths.remove(paths.join(job.output, FOLDER))  # of an execution that was stopped, whose workers are no more
+        sizes = {task.name: [file.size for file in task.files] for task in tasks}
+        done = BytesDone(job.output, "documents", _RANGES, sizes)
+        output = run_pipeline(job, build, done.total, done, "bytes")
     finally:
         close_models()
-    paths.remove(paths.join(job.output, _RANGES))
+    for folder in (_RANGES, FOLDER):
+        paths.remove(paths.join(job.output, folder))
     return output

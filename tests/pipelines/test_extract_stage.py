@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.extract.listing import list_source
+from pipelines.extract.progress import BytesDone, range_name
 from pipelines.extract.reader import extract_file
 from pipelines.extract.stage import DropRepeatedIds, plan_tasks, run
 from pipelines.runner import ShardResult
@@ -251,3 +252,38 @@ def test_shards_that_a_stopped_execution_wrote_are_taken_over(tmp_path, monkeypa
     assert read == (["c.jsonl"] if "documents" in left else ["b.jsonl", "c.jsonl"])
     for entry in whole.files:
         assert (tmp_path / "cut" / entry.path).read_bytes() == (tmp_path / "whole" / entry.path).read_bytes()
+
+
+def test_progress_counts_the_files_and_ranges_of_shards_that_are_not_written_yet(tmp_path):
+    done = BytesDone(str(tmp_path), "documents", ".ranges", {"00000": [5, 7], "00001": [100, 300, 1000], "00002": [2]})
+    assert (done(), done.total) == (0, 1414)
+    for file in ("documents/00002.parquet", "documents/00000.parquet.0f.writing", ".progress/00001"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("1")
+    assert done() == 2 + 100
+    (tmp_path / ".ranges").mkdir()
+    for shard, position in (("00001", 1), ("00001", 0), ("00002", 0)):  # the last two belong to what is done already
+        for first, last in ((1, 64), (65, 120)):
+            (tmp_path / ".ranges" / range_name(shard, position, first, last, 150)).touch()
+    assert done() == 2 + 100 + 300 * 120 / 150
+    (tmp_path / "documents/00001.parquet").touch()
+    assert done() == 2 + 1400
+
+
+def test_progress_moves_within_a_shard(tmp_path, monkeypatch):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for name in "abc":
+        (docs / f"{name}.txt").write_text(PROSE)
+    recipe = make_recipe({"sources": [{"name": "in", "path": str(docs)}]})
+    (task,) = plan_tasks(recipe, str(tmp_path / "out"))
+    done = BytesDone(task.output, "documents", ".ranges", {task.name: [file.size for file in task.files]})
+    seen = []
+    monkeypatch.setattr("pipelines.extract.progress._SECONDS", 0)
+    monkeypatch.setattr(
+        "pipelines.extract.inputs.extract_file", lambda *given: seen.append(done()) or extract_file(*given)
+    )
+    run(Job(recipe, {}, task.output, Silence()))
+    assert seen == [0, len(PROSE), 2 * len(PROSE)]
+    assert done() == done.total == 3 * len(PROSE)
+    assert not list((tmp_path / "out").glob(".*"))
