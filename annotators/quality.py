@@ -14,8 +14,8 @@ choice is followed wherever it is not an accident of its tokenizer; `python -m b
 - A *line* ends at a line feed; it is judged without the space around it, and blank lines do not count. A
   *paragraph* is a run of lines with no blank line between.
 - *Duplicate* lines, paragraphs and n-grams (of tokens) are those that occurred before in the same document; the first
-  occurrence does not count. Duplicate n-gram characters are counted once however many n-grams cover them, as the paper
-  has it; datatrove goes on behind a duplicate, and so misses the last tokens of a passage that occurs again.
+  occurrence does not count. Reading goes on behind a duplicate n-gram, so that no character counts twice and a passage
+  that occurs again counts in whole n-grams.
 - Shares of characters are shares of the whole text, spaces and line feeds included.
 - A *top n-gram* covers (occurrences x its characters, with the spaces between) of the text, at most all of it; an
   n-gram that occurs once is not repetition and counts 0.
@@ -81,10 +81,8 @@ def statistics(texts: list[str]) -> dict[str, Numbers]:
     document = np.searchsorted(begins, first, side="right") - 1
     hashes = hash_spans(prefix, first, last)
     count = np.bincount(document, minlength=len(begins)).astype(np.float64)
-    letters = np.concatenate([[0], np.cumsum((kinds & LETTER) != 0)])
-    digits = np.concatenate([[0], np.cumsum((kinds & DIGIT) != 0)])
-    alphabetic = letters[last] > letters[first]
-    word = alphabetic | (digits[last] > digits[first])
+    together = np.bitwise_or.reduceat(kinds, first) if len(first) else kinds[:0]  # space behind a token says nothing
+    alphabetic, word = (together & LETTER) != 0, (together & (LETTER | DIGIT)) != 0
     words = np.bincount(document[word], minlength=len(begins)).astype(np.float64)
     alphabetic_words = np.bincount(document[alphabetic], minlength=len(begins)).astype(np.float64)
     result = {
@@ -105,7 +103,9 @@ def statistics(texts: list[str]) -> dict[str, Numbers]:
 
 def _longest(first: Positions, last: Positions, begins: Positions) -> Numbers:
     longest = np.zeros(len(begins))
-    np.maximum.at(longest, np.searchsorted(begins, first, side="right") - 1, last - first)
+    document, start = np.unique(np.searchsorted(begins, first, side="right") - 1, return_index=True)
+    if len(start):
+        longest[document] = np.maximum.reduceat(last - first, start)
     return longest
 
 

@@ -4,6 +4,8 @@ The hash of a span is the difference of two prefix hashes, so the spans may over
 kept apart by mixing their number into the hash.
 """
 
+from functools import cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -37,10 +39,15 @@ def _geometric(ratio: int, length: int) -> Hashes:
 def prefix_hashes(codes: Codes) -> Hashes:
     """Polynomial hash of every prefix, one more than there are code points; see `hash_spans`."""
     prefix = np.zeros(len(codes) + 1, dtype=np.uint64)
-    terms = scramble(codes.astype(np.uint64) + np.uint64(GOLDEN))
+    terms = _scrambled_codes()[codes]
     terms *= _base_powers(len(codes))[0]
     np.cumsum(terms, out=prefix[1:])
     return prefix
+
+
+@cache
+def _scrambled_codes() -> Hashes:
+    return scramble(np.arange(0x110000, dtype=np.uint64) + np.uint64(GOLDEN))
 
 
 def hash_spans(prefix: Hashes, begins: Positions, ends: Positions) -> Hashes:
@@ -70,19 +77,15 @@ def repeated_ngrams(hashes: Hashes, lengths: Positions, document: Positions, siz
         at, group, first_of_group, occurrences = _repeated(at[adjacent], pairs)
         if n in TOP_NGRAMS:
             characters = total[first_of_group + n] - total[first_of_group] + (n - 1)
-            # The commonest, and the longest of equally common ones: both numbers in one integer.
-            rank = occurrences.astype(np.int64) << 32 | characters
-            best = np.zeros(len(size), dtype=np.int64)
-            np.maximum.at(best, document[first_of_group], rank)
-            covered = (best >> 32) * (best & 0xFFFFFFFF)
-            result[f"top_{n}gram_ratio"] = np.minimum(1, share(covered.astype(np.float64), size))
+            # The commonest, and the first of equally common ones.
+            order = np.lexsort((first_of_group, -occurrences))
+            which, best = np.unique(document[first_of_group[order]], return_index=True)
+            covered = np.zeros(len(size))
+            covered[which] = (occurrences * characters)[order[best]]
+            result[f"top_{n}gram_ratio"] = np.minimum(1, share(covered, size))
         if n in DUPLICATE_NGRAMS:
-            later = at[at != first_of_group[group]]
-            depth = np.zeros(len(lengths) + 1, dtype=np.int64)
-            np.add.at(depth, later, 1)
-            np.add.at(depth, later + n, -1)
-            covered_tokens = np.flatnonzero(np.cumsum(depth[:-1]))
-            repeated = np.bincount(document[covered_tokens], lengths[covered_tokens], minlength=len(size))
+            again = _again(at, group, len(first_of_group), n)
+            repeated = np.bincount(document[again], total[again + n] - total[again], minlength=len(size))
             result[f"duplicate_{n}gram_ratio"] = share(repeated, size)
     return result
 
@@ -92,15 +95,42 @@ def _repeated(at: Positions, keys: Hashes) -> tuple[Positions, Positions, Positi
 
     Returns their places in order, the number of their group, and for each group its first place and its size.
     """
-    order = np.argsort(keys, kind="stable")
-    ranked = keys[order]
-    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]])) if len(keys) else order
-    sizes = np.diff(starts, append=len(keys))
+    order, starts, sizes = _equal(keys)
     often = sizes >= 2
     slot = np.full(len(keys), -1, dtype=np.int64)
     slot[order[np.repeat(often, sizes)]] = np.repeat(np.arange(np.count_nonzero(often)), sizes[often])
     kept = np.flatnonzero(slot >= 0)
-    return at[kept], slot[kept], at[order[starts[often]]], sizes[often]
+    return at[kept], slot[kept], at[_least(order, starts)[often]], sizes[often]
+
+
+def _equal(keys: Hashes) -> tuple[Positions, Positions, Positions]:
+    """Indices of the keys with equal ones together (in no order among themselves), and each group's start and size."""
+    order = np.argsort(keys)  # several times faster than the stable kind
+    ranked = keys[order]
+    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]])) if len(keys) else order
+    return order, starts, np.diff(starts, append=len(keys))
+
+
+def _least(order: Positions, starts: Positions) -> Positions:
+    """The least of each group."""
+    return np.minimum.reduceat(order, starts) if len(starts) else starts
+
+
+def _again(at: Positions, group: Positions, groups: int, n: int) -> Positions:
+    """Where an n-gram stands that was read before, if reading goes on behind every such n-gram.
+
+    What is read depends on all that was read before, hence the loop; it is over repeated n-grams alone.
+    """
+    read = bytearray(groups)
+    again = []
+    behind = 0
+    for place, number in zip(at.tolist(), group.tolist()):
+        if place >= behind:
+            if read[number]:
+                again.append(place)
+                behind = place + n
+            read[number] = 1
+    return np.array(again, dtype=np.int64)
 
 
 def repeated_spans(
@@ -109,7 +139,7 @@ def repeated_spans(
     """Share of a document's spans that repeat an earlier one, and their characters' share of `size`."""
     keys = scramble(hashes + document.astype(np.uint64) * np.uint64(GOLDEN))
     later = np.ones(len(keys), dtype=bool)
-    later[np.unique(keys, return_index=True)[1]] = False
+    later[_least(*_equal(keys)[:2])] = False
     spans = np.bincount(document, minlength=len(size)).astype(np.float64)
     repeated = np.bincount(document[later], minlength=len(size)).astype(np.float64)
     characters = np.bincount(document[later], lengths[later], minlength=len(size))
