@@ -342,6 +342,22 @@ class Decontaminate(Section):
     overlap: Share = Field(0.5, gt=0, description="Drop when at least this share of an item's n-grams is found.")
 
 
+class Mask(Section):
+    """What the model does not read. Documents stay as they are; spans of them are replaced on the way to tokens."""
+
+    pii: list[Literal["email", "phone", "ip", "iban", "credit_card"]] = Field(
+        [],
+        description="Kinds of personal data that are replaced by values reserved for examples (email@example.com, "
+        "192.0.2.1, ...), in the text of the tokenizer and in the token shards; needs the labels `pii`.",
+    )
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "Mask":
+        if len(set(self.pii)) != len(self.pii):
+            raise ValueError("`pii` names a kind twice")
+        return self
+
+
 class Split(Section):
     """The validation split: whole clusters, chosen by hash."""
 
@@ -679,6 +695,7 @@ class Recipe(Section):
     dedup: Dedup = Field(default_factory=lambda: Dedup())
     decontaminate: Decontaminate = Field(default_factory=lambda: Decontaminate())
     split: Split = Field(default_factory=lambda: Split())
+    mask: Mask = Field(default_factory=lambda: Mask())
     tokenizer: TokenizerSection = Field(default_factory=lambda: TokenizerSection())
     mix: Mix = Field(default_factory=lambda: Mix())
     pretrain: Pretrain | None = Field(None, description="Absent: the run ends with the tokenized shards.")

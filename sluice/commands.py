@@ -153,6 +153,8 @@ def _stages_for(name: str, recipe: Recipe, given: dict[str, str]) -> tuple[road.
         console.print(f"  {given.pop(stage)}: was made with other settings; '{stage}' is made anew", markup=False)
     # Whoever reads the split means to leave out what decisions dropped, so decisions without a split get one.
     joined = [] if "split" in given or "split" not in road.STAGES[name].reads or not DECIDED & set(given) else ["split"]
+    if recipe.mask.pii and "annotate" not in given and {"tokenizer", "tokenize"} & {name, *outdated}:
+        joined.append("annotate")
     return road.closure([name, *outdated, *joined], given)
 
 

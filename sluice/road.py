@@ -146,7 +146,16 @@ def _tokenizer_files(recipe: Recipe) -> dict[str, str]:
 def _tokenizer(recipe: Recipe) -> dict[str, Any]:
     if recipe.tokenizer.path:
         return {}
-    return {**recipe.tokenizer.model_dump(exclude={"path"}), "seed": recipe.seed}
+    return {**recipe.tokenizer.model_dump(exclude={"path"}), "seed": recipe.seed, **_mask(recipe)}
+
+
+def _mask(recipe: Recipe) -> dict[str, Any]:
+    if not recipe.mask.pii:
+        return {}
+    from pipelines.masking import REPLACEMENTS
+
+    _require_labels("mask.pii", {"pii"}, recipe)
+    return {"mask": {kind: REPLACEMENTS[kind] for kind in recipe.mask.pii}}
 
 
 def _mix(recipe: Recipe) -> dict[str, Any]:
@@ -244,7 +253,7 @@ ROAD: tuple[Stage, ...] = (
         "byte-level BPE",
         _tokenizer,
         ("extract",),
-        ("split",),
+        ("annotate", "split"),
         _tokenizer_files,
     ),
     Stage(
@@ -252,7 +261,7 @@ ROAD: tuple[Stage, ...] = (
         1,
         "pipelines.tokenize.stage:run",
         "token shards",
-        lambda recipe: {},
+        _mask,
         ("extract", "tokenizer"),
         ("annotate", "split"),
     ),

@@ -10,7 +10,9 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.masking import MASKED, count_masked, masked
 from pipelines.runner import ShardResult, Task, map_shards, shard_tasks
+from pipelines.sidecars import read_keys, read_sidecar
 from pipelines.tokenize.kernels import DOCUMENT_COLUMNS, bounded, encode, label_table
 from schemas import paths
 from schemas.documents import DROPPED, TRAIN, VALIDATION
@@ -34,32 +36,41 @@ _LANGUAGE = "language/"  # in the sums of the shards: training tokens of a langu
 class TokenizeShard(beam.DoFn):
     """Task -> ShardResult; writes `tokens/<shard>.arrow`."""
 
-    def __init__(self, tokenizer: str) -> None:
+    def __init__(self, tokenizer: str, mask: list[str]) -> None:
         self.folder = tokenizer
+        self.mask = mask
 
     def setup(self) -> None:
         self.tokenizer = load_tokenizer(self.folder)
 
     def process(self, task: Task) -> Iterator[ShardResult]:
         labels = _labels(task)
+        spans = _spans(task) if self.mask else None
         counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0) | {"documents": labels.num_rows})
-        languages: Counter[str] = Counter()
+        sums: Counter[str] = Counter()
         row = 0
         with table_writer(task.output, f"tokens/{task.name}.arrow", TOKENS) as writer:
             for batch in read_batches(task.path, DOCUMENT_COLUMNS):
                 for part in bounded(batch):
-                    rows = encode(part, labels.slice(row, part.num_rows), self.tokenizer)
+                    about = labels.slice(row, part.num_rows)
+                    if spans is not None:
+                        mine = spans.slice(row, part.num_rows)
+                        text = part.schema.get_field_index("text")
+                        part = part.set_column(text, "text", masked(part["text"], mine, self.mask))
+                        used = pc.not_equal(about["split"], DROPPED).combine_chunks()
+                        sums += count_masked(mine.filter(used), self.mask)
+                    rows = encode(part, about, self.tokenizer)
                     row += part.num_rows
                     writer.write(rows)
-                    _count(rows, counts, languages)
+                    _count(rows, counts, sums)
         counts[DROPPED] = row - counts[TRAIN] - counts[VALIDATION]
         tokens = counts[f"{TRAIN}_tokens"] + counts[f"{VALIDATION}_tokens"]
-        yield ShardResult([writer.entry(tokens)], dict(counts), extra=dict(languages))
+        yield ShardResult([writer.entry(tokens)], dict(counts), extra=dict(sums))
 
 
 def _labels(task: Task) -> pa.Table:
     keys = read_table(task.path, ["document_id", "text_hash"])
-    sidecars = {name: read_table(path) for name, path in task.sidecars.items() if path}
+    sidecars = {name: read_table(path) for name, path in task.sidecars.items() if path and name in SIDECARS}
     for name, sidecar in sidecars.items():
         try:
             check_sidecar(keys, sidecar)
@@ -68,14 +79,22 @@ def _labels(task: Task) -> pa.Table:
     return label_table(sidecars, keys.num_rows)
 
 
-def _count(rows: pa.RecordBatch, counts: Counter[str], languages: Counter[str]) -> None:
+def _spans(task: Task) -> pa.ListArray:
+    """The personal data of every document; DataError where none was looked for."""
+    found = read_sidecar(task, read_keys(task), "pii", ["pii"])
+    if found is None:
+        raise DataError("`mask.pii` needs the labels `pii` beside the documents; run `annotate` first")
+    return found["pii"].combine_chunks()
+
+
+def _count(rows: pa.RecordBatch, counts: Counter[str], sums: Counter[str]) -> None:
     lengths = pc.add(pc.list_value_length(rows["tokens"]), 1)
     table = pa.table({"split": rows["split"], "language": rows["language"], "tokens": lengths})
     for group in table.group_by(["split", "language"]).aggregate([("tokens", "count"), ("tokens", "sum")]).to_pylist():
         counts[group["split"]] += group["tokens_count"]
         counts[f"{group['split']}_tokens"] += group["tokens_sum"]
         if group["split"] == TRAIN:
-            languages[_LANGUAGE + group["language"]] += group["tokens_sum"]
+            sums[_LANGUAGE + group["language"]] += group["tokens_sum"]
 
 
 def load_tokenizer(folder: str) -> Tokenizer:
@@ -84,17 +103,25 @@ def load_tokenizer(folder: str) -> Tokenizer:
         return Tokenizer.load(local)
 
 
+def _named(sums: dict[str, int], prefix: str) -> dict[str, int]:
+    return {name.removeprefix(prefix): number for name, number in sums.items() if name.startswith(prefix)}
+
+
 def run(job: Job) -> Output:
     job.manifest("tokenizer")
     folder = job.inputs["tokenizer"]
     tokenizer = load_tokenizer(folder)
-    done = map_shards(job, shard_tasks(job, SIDECARS), TokenizeShard(folder), watch="tokens")
+    mask: list[str] = sorted(job.recipe.mask.pii)
+    sidecars = SIDECARS | ({"pii": ("annotate", "pii")} if mask else {})
+    done = map_shards(job, shard_tasks(job, sidecars), TokenizeShard(folder, mask), watch="tokens")
     size = tokenizer.vocabulary_size
     extra = {
         "vocabulary_size": size,
         "padded_vocabulary_size": embedding_rows(size),
         "end_of_document": tokenizer.end_of_document,
         "tokens": {split: done.counts.get(f"{split}_tokens", 0) for split in (TRAIN, VALIDATION)},
-        "languages": {name.removeprefix(_LANGUAGE): tokens for name, tokens in done.extra.items()},
+        "languages": _named(done.extra, _LANGUAGE),
     }
+    if mask:
+        extra["masked"] = dict.fromkeys(mask, 0) | _named(done.extra, MASKED)
     return Output(done.files, done.counts, {}, extra)

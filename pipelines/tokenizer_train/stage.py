@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.masking import masked
 from pipelines.tokenizer_train.kernels import choose
 from schemas import paths
 from schemas.documents import TRAIN
@@ -118,7 +119,7 @@ def train_on(job: Job, folder: Path) -> dict[str, Any]:
     chosen[usable] = choose(sizes[usable], draws, keys[usable], job.recipe.tokenizer.max_bytes)
     total = int(sizes[chosen].sum())
     masks = np.split(chosen, np.cumsum([len(part[1]) for part in surveys])[:-1])
-    summary = train(_texts(job, shards, masks, total), job.recipe.tokenizer.vocabulary_size, folder)
+    summary = train(_texts(job, shards, masks, total, _spans(job)), job.recipe.tokenizer.vocabulary_size, folder)
     return summary | {"text_bytes": total, "documents": int(chosen.sum()), "documents_available": int(usable.sum())}
 
 
@@ -138,18 +139,39 @@ def survey(documents: str, split: str | None) -> tuple[np.ndarray, list[bytes], 
     return pa.chunked_array(sizes, pa.int64()).to_numpy(), ids, usable
 
 
-def _texts(job: Job, shards: list[str], masks: list[np.ndarray], total: int) -> Iterator[str]:
+def _spans(job: Job) -> list[str] | None:
+    """The label files of personal data, None if nothing is masked; DataError where none was looked for."""
+    if not job.recipe.mask.pii:
+        return None
+    files = job.sidecars("annotate", "pii")
+    if files is None:
+        raise DataError("`mask.pii` needs the labels `pii` beside the documents; run `annotate` first")
+    return files
+
+
+def _texts(job: Job, shards: list[str], masks: list[np.ndarray], total: int, spans: list[str] | None) -> Iterator[str]:
+    """The chosen texts as the model reads them: what the recipe masks is masked."""
     done = 0
-    for path, mask in zip(shards, masks):
+    for index, (path, mask) in enumerate(zip(shards, masks)):
         if not mask.any():
             continue
         row = 0
+        found = _pii(path, spans[index]) if spans else None
         for batch in read_batches(path, ["text"]):
-            texts = batch["text"].filter(pa.array(mask[row : row + len(batch)]))
+            chosen = pa.array(mask[row : row + len(batch)])
+            texts = batch["text"].filter(chosen)
+            done += pc.sum(pc.binary_length(texts)).as_py() or 0
+            if found is not None:
+                texts = masked(texts, found.slice(row, len(batch)).filter(chosen), list(job.recipe.mask.pii))
             yield from texts.to_pylist()
             row += len(batch)
-            done += pc.sum(pc.binary_length(texts)).as_py() or 0
             job.progress.update(done, total, "bytes")
+
+
+def _pii(documents: str, labels: str) -> pa.ListArray:
+    table = read_table(labels, ["document_id", "text_hash", "pii"])
+    check_sidecar(read_table(documents, ["document_id", "text_hash"]), table)
+    return table["pii"].combine_chunks()
 
 
 def _publish(file: Path, output: str, name: str) -> FileEntry:
