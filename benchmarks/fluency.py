@@ -1,0 +1,190 @@
+"""How well fluency tells real lines from damaged copies of them, language by language, beside zlib.
+
+    python -m benchmarks.fluency [--languages eng_Latn,hin_Deva] [--lines 200]
+
+Reads ../shared/data/languages/dev.parquet. Every real line of a language is compared with every damaged copy: the
+figure is the area under the ROC curve (AUC), 1 where all real lines score higher. The damage:
+
+- shuffle: the characters of the line in random order;
+- delete 15, 20, 30: every character is lost with that probability, in per cent;
+- encoding: the UTF-8 bytes of a line in turn read as Latin-1, as Windows-1252, as Windows-1251, or twice as
+  Windows-1252. Pure ASCII is the same in all of these; such a line's bytes are read as UTF-16. `changed` is the share
+  of lines for which that was not needed, `utf-8` the AUC of those alone;
+- words: the words in random order (scripts with spaces; lines of which the copy differs);
+- swap: a character in seven changes places with the next, which no model was trained on.
+
+`score` is the column `fluency_score`, `deviation` the column `fluency`. The peer is the compressed size of a line per
+byte, by zlib with 32 kB of the language's training lines as its dictionary: what there is without a model.
+"""
+
+import argparse
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from annotators import fluency
+from annotators.damage import delete_characters, misread, shuffle_characters, shuffle_words
+from annotators.train import area_under_curve
+from schemas.languages import LANGUAGES
+
+DATA = Path(__file__).parents[2] / "shared" / "data" / "languages"
+UNSPACED = ("Hans", "Hant", "Jpan", "Thai", "Laoo", "Khmr", "Mymr")  # ISO 15924
+READ_AS = (("latin-1", 1), ("cp1252", 1), ("cp1251", 1), ("cp1252", 2))
+RATES = (15, 20, 30)
+FIGURES = ("shuffle", *(f"delete {rate}" for rate in RATES), "encoding", "utf-8", "words", "swap")
+BARS = {"shuffle": 0.95, **{f"delete {rate}": 0.95 for rate in RATES}, "encoding": 0.95, "words": 0.7}
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Damaged copies of some lines; `kept`: which of the lines have one."""
+
+    texts: list[str]
+    kept: npt.NDArray[np.bool_]
+
+
+def wrong_encoding(line: str, number: int) -> str:
+    """The line's bytes in another encoding than they were written in; the line itself if that is the same."""
+    encoding, times = READ_AS[number % len(READ_AS)]
+    for _ in range(times):
+        line = misread(line, "utf-8", encoding)
+    return line
+
+
+def swap_neighbours(line: str, random: np.random.Generator) -> str:
+    characters = list(line)
+    for place in np.flatnonzero(random.random(max(len(line) - 1, 0)) < 1 / 7):
+        characters[place], characters[place + 1] = characters[place + 1], characters[place]
+    return "".join(characters)
+
+
+def damaged(lines: list[str]) -> dict[str, Copies]:
+    """Copies of `lines` by the name of their damage; lines that it leaves as they are have none."""
+    random = np.random.default_rng(7)
+    misread_lines = [wrong_encoding(line, number) for number, line in enumerate(lines)]
+    as_wide = [line.encode().decode("utf-16-le", "replace") for line in lines]
+    copies = {
+        "shuffle": [shuffle_characters(line, random) for line in lines],
+        **{f"delete {rate}": [delete_characters(line, rate / 100, random) for line in lines] for rate in RATES},
+        "encoding": [copy if copy != line else wide for line, copy, wide in zip(lines, misread_lines, as_wide)],
+        "utf-8": misread_lines,
+        "words": [shuffle_words(line, random) for line in lines],
+        "swap": [swap_neighbours(line, random) for line in lines],
+    }
+    return {
+        name: Copies(texts, np.array([bool(copy.strip()) and copy != line for copy, line in zip(texts, lines)]))
+        for name, texts in copies.items()
+    }
+
+
+Score = Callable[[list[str]], npt.NDArray[np.float64]]
+
+
+def areas(lines: list[str], copies: dict[str, Copies], score: Score, chosen: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """AUC of the `chosen` lines against their copies, by the name of the damage; NaN below ten copies."""
+    real = score(lines)[chosen]
+    found = {}
+    for name, damage in copies.items():
+        kept = damage.kept & chosen
+        bad = score([text for text, keep in zip(damage.texts, kept) if keep]) if kept.sum() >= 10 else np.zeros(0)
+        truth = np.r_[np.ones(len(real), np.bool_), np.zeros(len(bad), np.bool_)]
+        found[name] = area_under_curve(truth, np.r_[real, bad]) if len(bad) and len(real) >= 10 else np.nan
+    return found
+
+
+def zlib_score(dictionary: bytes) -> Score:
+    """Bytes of a line per byte of its compressed form, with a dictionary."""
+
+    def ratio(line: str) -> float:
+        packer = zlib.compressobj(9, zdict=dictionary)
+        data = line.encode()
+        return len(data) / len(packer.compress(data) + packer.flush())
+
+    return lambda lines: np.array([ratio(line) for line in lines])
+
+
+def column(label: str, number: int) -> Score:
+    return lambda lines: fluency.fluency(lines, [label] * len(lines))[number]
+
+
+def row(name: str, figures: dict[str, float]) -> str:
+    return f"{name:<22}" + "".join(f"{figures[key]:>11.3f}" if key in figures else " " * 11 for key in FIGURES)
+
+
+def speed(lines: pl.DataFrame) -> None:
+    """Prints documents of up to 1,000 characters per CPU second, of every language in turn and of one alone."""
+    by_label = {label[0]: " ".join(part["text"]) for label, part in lines.group_by("label", maintain_order=True)}
+    pieces = [
+        (label, text[begin : begin + 1000]) for label, text in by_label.items() for begin in range(0, len(text), 500)
+    ]
+    labels, mixed = zip(*pieces)
+    alone = [text for label, text in pieces if label == "eng_Latn"] * 40
+    started = time.process_time()
+    for label in by_label:
+        fluency.packaged_model(label)
+    print(f"\nall models loaded: {time.process_time() - started:.2f} CPU seconds")
+    for name, texts, of in (("all languages", mixed, labels), ("English", alone, ["eng_Latn"] * len(alone))):
+        started = time.process_time()
+        fluency.fluency(list(texts), list(of))
+        seconds = time.process_time() - started
+        size = sum(len(text.encode()) for text in texts) / len(texts)
+        print(f"{name}: {len(texts) / seconds:.0f} documents of {size:.0f} bytes per CPU second")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fluency", description=__doc__.partition("\n")[0])
+    parser.add_argument("--languages", help="comma-separated labels; absent: all 119")
+    parser.add_argument("--lines", type=int, default=200, help="of a language at most")
+    arguments = parser.parse_args()
+    dev, train = (pl.read_parquet(DATA / f"{part}.parquet", columns=["text", "label"]) for part in ("dev", "train"))
+    labels = arguments.languages.split(",") if arguments.languages else [language.label for language in LANGUAGES]
+
+    print(f"{'label':<22}" + "".join(f"{name:>11}" for name in FIGURES) + f"{'changed':>9}{'lines':>7}")
+    kinds = ("score", "deviation", "zlib", "score, 20-60 chars", "score, over 60 chars")
+    tables: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
+    seconds = {"score": 0.0, "zlib": 0.0}
+    for label in labels:
+        lines = dev.filter(pl.col("label") == label)["text"].head(arguments.lines).to_list()
+        copies = damaged(lines)
+        size = np.array([len(line) for line in lines])
+        every = size > 0
+        dictionary = "\n".join(train.filter(pl.col("label") == label)["text"]).encode()[-(1 << 15) :]
+        if label.partition("_")[2] in UNSPACED:
+            del copies["words"]
+        found = {}
+        for kind, score in (("score", column(label, 0)), ("zlib", zlib_score(dictionary))):
+            started = time.process_time()
+            found[kind] = areas(lines, copies, score, every)
+            seconds[kind] += time.process_time() - started
+        found["deviation"] = areas(lines, copies, column(label, 1), every)
+        found["score, 20-60 chars"] = areas(lines, copies, column(label, 0), (size >= 20) & (size <= 60))
+        found["score, over 60 chars"] = areas(lines, copies, column(label, 0), size > 60)
+        for kind, figures in found.items():
+            tables[kind].append(figures)
+        changed = float(np.mean(copies["utf-8"].kept))
+        print(f"{row(label, found['score'])}{changed:>9.2f}{len(lines):>7}", flush=True)
+
+    print()
+    for kind, rows in tables.items():
+        with np.errstate(invalid="ignore"):
+            means = {key: float(np.nanmean([figures.get(key, np.nan) for figures in rows])) for key in FIGURES}
+        print(row(f"mean, {kind}", means))
+    for kind, rows in tables.items():
+        counts = (
+            f"{name} {sum(figures.get(name, np.nan) >= bar for figures in rows)}"
+            f"/{sum(not np.isnan(figures.get(name, np.nan)) for figures in rows)}"
+            for name, bar in BARS.items()
+        )
+        print(f"languages at the bar, {kind}: {', '.join(counts)}")
+    print("CPU seconds: " + ", ".join(f"{kind} {spent:.1f}" for kind, spent in seconds.items()))
+    speed(dev)
+
+
+if __name__ == "__main__":
+    main()
