@@ -11,8 +11,8 @@ tokenizer of spaCy, with which datatrove's English thresholds were set:
   address (`https://...`, `name@host`, `host.org/path`) nothing does.
 - `'s 'm 'd 'll 're 've n't` are tokens of their own.
 
-In scripts written without spaces (`schemas.languages.UNSPACED_SCRIPTS`) every two letters in a row are a token, and
-punctuation between such letters is one too. Combining marks and format characters belong to the letter before them.
+In scripts written without spaces (`schemas.languages.UNSPACED_SCRIPTS`) `annotators.segment` says where tokens begin;
+punctuation between such letters is one as well. Combining marks and format characters belong to the letter before them.
 Space is what Unicode says is white space, and U+200B (it ends words in Khmer and Thai).
 """
 
@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import regex
 
+from annotators.segment import begins_word
 from schemas.languages import UNSPACED_SCRIPTS
 
 Codes = npt.NDArray[np.uint32]
@@ -37,7 +38,9 @@ FRONT, END, END_AFTER_DIGIT, DIVIDES = (1 << bit for bit in range(7, 11))
 
 _STAY = "-/|\\~^@"
 _SENTENCE_SIGNS = "<>`´"  # mathematical signs and accents to Unicode, quotation to those who write
-_KANA_MARKS = "〆ーｰﾞﾟ"  # letters of no script of their own that are written among those of UNSPACED_SCRIPTS
+_TSHEG = 0x0F0B  # ends a syllable of Tibetan
+_NEVER_FIRST = "ーｰﾞﾟ"  # they lengthen or voice the kana before them
+_KANA_MARKS = _NEVER_FIRST + "〆"  # letters of no script of their own that are written among those of UNSPACED_SCRIPTS
 
 
 @cache
@@ -66,6 +69,7 @@ def kinds_of_characters() -> Kinds:
         letters[letters & LETTER != 0] |= NO_SPACES
     special = {
         "\u200b": SPACE,
+        chr(_TSHEG): 0,
         "…": MARK | FRONT | END | DIVIDES,
         "=": MARK | FRONT,
         "+": MARK | FRONT | END_AFTER_DIGIT,
@@ -103,7 +107,7 @@ def tokens(codes: Codes, kinds: Kinds, begins: Positions, ends: Positions) -> tu
     if np.any(kinds & MARK):
         cuts += _cuts_at_marks(codes, kinds)
     if np.any(kinds & NO_SPACES):
-        cuts.append(_cuts_without_spaces(kinds))
+        cuts.append(_cuts_without_spaces(codes, kinds))
     if not cuts:
         return begins, ends
     starts = np.zeros(len(codes), dtype=bool)
@@ -231,11 +235,32 @@ def _clitics(codes: Codes, kinds: Kinds, quotes: Positions) -> Positions:
     return np.concatenate([quotes[short | long], quotes[negated] - 1])
 
 
-def _cuts_without_spaces(kinds: Kinds) -> Positions:
-    """Where a token begins among letters of scripts without spaces, and where such letters meet others."""
+def unspaced_characters(codes: Codes) -> Codes:
+    """The code points, 0 where neither a letter of a script without spaces nor a mark or format character."""
+    kinds = kinds_of_characters()[codes]
+    return np.where((kinds == 0) | ((kinds & NO_SPACES) != 0), codes, 0)
+
+
+def places_between_letters(codes: Codes) -> Positions:
+    """Letters of scripts without spaces before which, apart from marks of their own, stands another such letter."""
+    return _letters_without_spaces(kinds_of_characters()[codes])[0]
+
+
+def _letters_without_spaces(kinds: Kinds) -> tuple[Positions, Positions]:
+    """Letters of scripts without spaces that follow such a letter, and places where such letters and others meet."""
     at = np.flatnonzero(kinds & (LETTER | DIGIT | MARK | SPACE))
     unspaced = (kinds[at] & NO_SPACES) != 0
-    edge = np.diff(unspaced, prepend=False) != 0
-    order = np.arange(len(at))
-    offset = order - np.maximum.accumulate(np.where(edge, order, 0))
-    return at[edge | (unspaced & (offset % 2 == 0))]
+    before = np.append(False, unspaced[:-1])
+    return at[unspaced & before], at[unspaced != before]
+
+
+def _cuts_without_spaces(codes: Codes, kinds: Kinds) -> Positions:
+    """Where a token begins among letters of scripts without spaces, and where such letters meet others."""
+    at, edges = _letters_without_spaces(kinds)
+    characters = np.zeros(len(codes) + 1, dtype=np.uint32)  # one in front: a first letter has none before it
+    characters[1:] = codes
+    characters[1:][(kinds != 0) & ((kinds & NO_SPACES) == 0)] = 0
+    tibetan = (codes[at] >= 0x0F00) & (codes[at] < 0x1000)
+    begins = np.where(tibetan, codes[at - 1] == _TSHEG, begins_word(characters, at + 1))
+    begins &= ~_members(_NEVER_FIRST)[codes[at]]
+    return np.concatenate([at[begins], edges])

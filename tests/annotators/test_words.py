@@ -43,15 +43,18 @@ def test_tokens_of_spaced_scripts(text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("今天天气", "今天 天气"),
-        ("今天天气好", "今天 天气 好"),
-        ("今天好，天气。", "今天 好 ， 天气 。"),  # counting begins anew behind punctuation
+        ("我们今天去北京，你呢？", "我们 今天 去 北京 ， 你呢 ？"),
         ("（你好）世界", "（ 你好 ） 世界"),
         ("用Python写", "用 Python 写"),
+        ("2024年3月5日", "2024 年 3 月 5 日"),
         ("Wi-Fi 무선", "Wi - Fi 무선"),
-        ("コーヒー", "コー ヒー"),  # the mark of a long vowel is a letter of kana
-        ("ｺｰﾋｰ", "ｺｰ ﾋｰ"),
-        ("ສະບາຍ\u200bດີ", "ສະ ບາ ຍ ດີ"),
+        ("これは東京都です。", "これ は 東京都 です 。"),
+        ("ｺｰﾋｰ", "ｺｰ ﾋｰ"),  # the mark of a long vowel begins nothing
+        ("ภาษาที่มีระดับเสียงของคำ", "ภาษา ที่ มี ระดับ เสียง ของ คำ"),
+        ("ສະບາຍ\u200bດີ", "ສະບາຍ ດີ"),
+        ("ភាសាខ្មែរជាភាសាផ្លូវការ", "ភាសា ខ្មែរ ជា ភាសា ផ្លូវការ"),
+        ("ခင်ဗျားဘယ်သွား", "ခင်ဗျား ဘယ် သွား"),
+        ("བོད་ཡིག་བོད།", "བོད་ ཡིག་ བོད །"),
     ],
 )
 def test_tokens_of_scripts_without_spaces(text: str, expected: str) -> None:
@@ -72,3 +75,10 @@ def test_tokens_are_all_that_is_not_space_in_order(text: str) -> None:
 @settings(max_examples=150, deadline=None)
 def test_tokens_do_not_depend_on_what_stands_beyond_a_space(left: str, right: str) -> None:
     assert split(f"{left} {right}") == split(left) + split(right)
+
+
+@given(st.text(st.sampled_from("今天去北京のです東ー་བོ ภาษาที่ມີស្រ၊a1，\n"), max_size=40), rough)
+@settings(max_examples=150, deadline=None)
+def test_words_without_spaces_do_not_depend_on_what_stands_beyond_a_space(left: str, right: str) -> None:
+    assert split(f"{left} {right}") == split(left) + split(right)
+    assert split(f"{right}\n{left}") == split(right) + split(left)
