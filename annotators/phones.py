@@ -16,7 +16,7 @@ import re2
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 NO_WORDS = re.compile(f"[{_UNSPACED}\uac00-\ud7af]")
 IPV4 = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d]|\.\d)")
-LEAST_DIGITS, _MOST_DIGITS = 7, 15  # ITU-T E.164
+LEAST_DIGITS = 7  # of a number that is no extension or short code
 LONGEST_RUN = 200  # characters of a run in which phone numbers are looked for
 _COUNTRY_LENGTHS = {
     int(code): (int(least), int(most))
@@ -38,20 +38,28 @@ _COUNTRY_LENGTHS = {
     )
     for code in codes.split(",")
 }
-_EXTENSION = re.compile(r"(?i) ?(?:x|ext\.? ?|extension |#) ?(\d{1,6})(?!\d)")
+_EXTENSION = re.compile(r"(?i) ?(?:x|ext\.? ?|extension |#) ?[0-9]{1,6}(?![0-9])")
 _GROUP = re.compile(r"\d+")
 _YEAR = re.compile(r"(?:1[5-9]|20)\d\d")
 _SAYS_PHONE = re2.compile(
-    r"(?i)(?:\b(?:tel|tele?(?:ph?|f)?on[aeio]?|telephones?|tél|tél[ée]ph(?:one)?|teléf(?:ono)?s?|telef|tlf|tlfno|phones?|ph|"
+    r"(?i)(?:\b(?:tel|tele?(?:ph?|f)?on[aeio]?|telephones?|tél|tél[ée]ph(?:one)?|teléf(?:ono)?s?|telef|tlf|tlfno|tfno|phones?|ph|"
     r"mob(?:ile|il|iel|ilni)?|móvil|movil|celular|cel|cell(?:phone|ulare)?|call(?:ing|ed)?|fax|faks|hotline|helpline|"
     r"whats ?app|sms|text|dial|ring|contact|contacto|contato|contatti|kontakt|handy|gsm|puh(?:elin)?|telepon|hp|simu|"
     r"rufen|anrufen|appeler|appelez|llam(?:ar|e|ame|enos)|lig(?:ar|ue)|chiam(?:a|are)|bel(?:len)?|desk|landline|"
     r"voicemail|pager|reach|answering|messages? to|telefoon(?:nummer)?|telefonnummer|rufnummer)\b"
     r"|điện thoại|[^a-z]đt|di động|телефон|тел[.:\s]|моб[.:\s]|факс|звоните|звонить|мобильн"
     r"|电话|電話|手机|手機|传真|傳真|热线|致电|拨打|携帯|ファックス"
-    r"|전화|휴대폰|휴대전화|팩스|연락처|هاتف|جوال|موبايل|تلفن|تليفون|فاكس|اتصل|ٹیلی فون|فون|फ़ोन|फोन|दूरभाष|मोबाइल|ফোন"
+    r"|전화|휴대폰|휴대전화|팩스|연락처|هاتف|واتساب|جوال|موبايل|تلفن|تليفون|فاكس|اتصل"
+    r"|ٹیلی فون|فون|फ़ोन|फोन|दूरभाष|मोबाइल|मो[.०]|ফোন"
     r"|โทร|แฟกซ์|τηλ|κιν|טלפון|טל['׳.]|נייד|פקס|ტელ|հեռ)[^\d\n]{0,24}\n?[^\d\n]{0,3}$"
 )
+
+
+def says_phone(before: bytes) -> bool:
+    """Whether the text before a number says that it is one of a phone; part of a character at its begin is harmless."""
+    return _SAYS_PHONE.search(before) is not None
+
+
 _SAYS_OTHER = re2.compile(
     r"(?i)(?:\b(?:isbn(?:-1[03])?|issn|doi|pmid|arxiv|oclc|ssn|social security|iban|account|konto|licen[cs]e|passport|"
     r"order|invoice|serial|patent|tracking|vin|sku|imei|card|cc|id)\b)[^\d\n]{0,16}$"
@@ -74,7 +82,7 @@ def is_word(sign: str) -> bool:
 def phones(run: Run) -> Iterator[tuple[int, int]]:
     if len(run.text) > LONGEST_RUN:
         return
-    named = bool(_SAYS_PHONE.search(run.before))
+    named = says_phone(run.before.encode())
     before = run.before[-1:]
     if before and (is_word(before) or before in "_$€£¥=#%&@\\") and not (named and before in "=#"):
         return
@@ -86,31 +94,35 @@ def phones(run: Run) -> Iterator[tuple[int, int]]:
             return
     if not named and _SAYS_OTHER.search(run.before):
         return
-    place = 0
-    while place < len(run.text):
-        end = _phone(run.text[place:], named)
-        if not end:
-            if place or not (again := _RESTART.search(run.text, place + 1)):
-                return
-            place = again.end() - 1
-            continue
-        end += place
-        if end == len(run.text) and (extension := _EXTENSION.match(run.after)):
-            end += extension.end()
-        if end >= len(run.text):
-            yield place, end
+    text, place, free = run.text, 0, True
+    while place < len(text):
+        stop = border.start() if (border := _BORDER.search(text, place)) else len(text)
+        size = _phone(text[place:], named, free) or _phone(text[place:stop], named, free)
+        if size:
+            end = place + size
+            extension = _EXTENSION.match(run.after) if end == len(text) else None
+            yield place, end + (extension.end() if extension else 0)
+            place = _SEPARATORS.match(text, end).end()  # type: ignore[union-attr]
+            free = True
+        elif further := _NEXT.search(text, place + 1):
+            place, free = further.end(), further.end() > stop
+        else:
             return
-        yield place, end
-        rest = re.compile(r"[\s/.-]*").match(run.text, end)
-        place = rest.end() if rest else end
 
 
+_BORDER = re.compile(r" ?/ | /| {2,}| - ")  # may stand between two numbers
+_SEPARATORS = re.compile(r"[\s/.-]*")
+_NEXT = re.compile(r"[ /]+(?=[+(0-9])")
 _GOES_ON = re.compile(r"[_%]|[.,]\d|[-/:][0-9a-z]|\.[0-9A-Za-z]")
-_RESTART = re.compile(r" [+(]")  # a number with a sign of its own after others
 
 
-def _phone(text: str, named: bool) -> int:
-    """Length of the phone number that `text` begins with, 0 if it begins with none."""
+def _phone(text: str, named: bool, free: bool) -> int:
+    """Length of the phone number that `text` begins with, 0 if it begins with none.
+
+    `named`: a word before says that it is one; `free`: no other number stands right before it.
+    """
+    if not text[-1:].isdigit():
+        text = text.rstrip("(+ ./-)")
     groups = [match.span() for match in _GROUP.finditer(text)]
     lengths = [end - begin for begin, end in groups]
     if text.startswith(("+", "(+")) or (text.startswith("00") and text[2:3] not in ("0", "")):
@@ -120,13 +132,15 @@ def _phone(text: str, named: bool) -> int:
             return 0
     for form in _FORMS:
         match = form.match(text)
-        if match and not _is_date(text[: match.end()]):
+        # Groups between spaces may be a row of a table.
+        if match and not _is_date(match[0]) and (free or re.search("[(.-]", match[0])):
             return match.end()
-    if _is_list(lengths, text, groups) or IPV4.fullmatch(text):
+    apart = any(end - begin > 3 for (_, begin), (end, _) in pairwise(groups))
+    if not free or not groups or len(groups) > 7 or apart or IPV4.fullmatch(text):
         return 0
     if named:
         return _named(text, groups, lengths)
-    leads = text[0] == "0" and text[1] != "0" and 2 <= lengths[0] <= 6
+    leads = text[0] == "0" and text[1:2] != "0" and 2 <= lengths[0] <= 6
     grouped = 1 < len(groups) <= 6 and min(lengths[1:]) >= 2 and 9 <= sum(lengths) <= 12
     other = _is_date(text) or _NO_PHONE.match(text) or _climbs(text, groups)
     return len(text) if leads and grouped and not other else 0
@@ -159,6 +173,7 @@ _FORMS = [
         r"(?:1[ .-])?\d{3}([.-])\d{3}\1\d{4}",  # 212-555-0123
         r"(?:1 )?[2-9]\d\d [2-9]\d\d[ -]\d{4}",
         r"8[ -]?(?:\(\d{3}\)[ -]?\d{3}|\d{3}[ -]\d{3}|\(?\d{4}\)?[ -]\d{2})[ -]\d{2}[ -]\d{2}",  # 8 (495) 123-45-67
+        r"8 ?\(\d{3}\) ?\d{7}",
         r"\(\d{3,5}\) ?\d{1,3}-\d{2}-\d{2}",
         r"1[3-9]\d([ -])\d{4}\1\d{4}",  # 138 0013 8000
         r"\d\d 9?(?!(?:1[5-9]|20)\d\d-)\d{4}-\d{4}",  # 11 91234-5678
@@ -183,22 +198,17 @@ _DATE = re.compile(
 _NO_PHONE = re.compile(r"\d{5} ?- ?\d{4}$|\d+\.\d+$|.*\(")  # a ZIP code, a decimal
 
 
-def _is_list(lengths: list[int], text: str, groups: list[tuple[int, int]]) -> bool:
-    """Whether the groups look like numbers of a list or table, or thousands, rather than parts of one number."""
-    far = any(end - begin > 3 for (_, begin), (end, _) in pairwise(groups))
-    return far or len(groups) > 7 or sum(lengths) > _MOST_DIGITS + 2
-
-
 def _climbs(text: str, groups: list[tuple[int, int]]) -> bool:
-    """Whether the groups are a list of rising numbers of equal length, such as a draw of a lottery."""
+    """Whether the groups are a list of rising numbers of equal length, such as a draw of a lottery, or padded."""
     numbers = [int(text[begin:end]) for begin, end in groups]
     same = len({end - begin for begin, end in groups}) == 1
-    return same and len(numbers) >= 4 and all(a < b for a, b in pairwise(numbers))
+    padded = all(text[begin] == "0" for begin, _ in groups)
+    return same and (padded or (len(numbers) >= 4 and all(a < b for a, b in pairwise(numbers))))
 
 
 def _named(text: str, groups: list[tuple[int, int]], lengths: list[int]) -> int:
     """A number after a word that says so: as many groups as it may have."""
-    if _is_date(text) or (len(groups) == 1 and lengths[0] > 13) or (len(groups) > 1 and max(lengths) > 10):
+    if _is_date(text) or (len(groups) == 1 and lengths[0] > 13) or (len(groups) > 1 and max(lengths) > 11):
         return 0
     if len(groups) == 2 and all(_YEAR.fullmatch(text[begin:end]) for begin, end in groups):
         return 0

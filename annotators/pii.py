@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 import re2
 
-from annotators.phones import IPV4, LEAST_DIGITS, LONGEST_RUN, NO_WORDS, Run, is_word, phones
+from annotators.phones import IPV4, LEAST_DIGITS, LONGEST_RUN, NO_WORDS, Run, is_word, phones, says_phone
 from annotators.sidecar import sidecar
 from schemas.labels import PII, PII_KINDS
 
@@ -90,14 +90,14 @@ def _apart(known: list[Span], new: list[Span]) -> list[Span]:
 
 _LOCAL = r"[\p{L}\p{M}\p{N}._%+'-]+"
 _LABEL = r"[\p{L}\p{M}\p{N}-]+"
-_AT = r"(?:\s?[\[({<]\s?(?:at|AT|At|@|ät|arroba)\s?[\])}>]\s?)"
-_DOT = r"(?:\.|\s?[\[({<]\s?(?:dot|DOT|Dot|\.|punkt|punto|point)\s?[\])}>]\s?)"
+_AT = r"(?:\s?[\[({<]\s?(?:at|AT|At|@|ät|arroba)\s?[\])}>]\s?| [-_*](?:at|AT)[-_*] )"
+_DOT = r"(?:\.|\s?[\[({<]\s?(?:dot|DOT|Dot|\.|punkt|punto|point)\s?[\])}>]\s?| [-_*](?:dot|DOT)[-_*] )"
 _PLAIN_EMAIL = re2.compile(rf"{_LOCAL}[@＠]{_LABEL}(?:[.．]{_LABEL})+".encode())
 _DISGUISED_EMAIL = re2.compile(
     rf"{_LOCAL}{_AT}{_LABEL}(?:{_DOT}{_LABEL})+|{_LOCAL} (?:at|AT) {_LABEL}(?: (?:dot|DOT) {_LABEL})+"
     rf"|{_LOCAL}@{_LABEL}(?:\s?[\[(]\s?(?:dot|DOT)\s?[\])]\s?{_LABEL})+".encode()
 )
-_MAY_BE_DISGUISED = re2.compile(rb"(?i)[\[({<]\s?(?:at|@|\xc3\xa4t|arroba|dot)\s?[\])}>]| at \S+ dot ")
+_MAY_BE_DISGUISED = re2.compile(rb"(?i)[\[({<]\s?(?:at|@|\xc3\xa4t|arroba|dot)\s?[\])}>]| [-_*]at[-_*] | at \S+ dot ")
 _FOREIGN = re.compile(r"[^\W_A-Za-z0-9\u00aa-\u024f\u0300-\u036f\u1e00-\u1eff]")  # no Latin letter and no digit
 _LOCAL_FORM = re.compile(r"[^\W_](?:[\w.%+'-]{0,62}[\w%+-])?|_[\w.%+-]{0,62}\w")
 _DOMAIN_FORM = re.compile(r"(?:(?!-)[\w-]{1,63}(?<!-)\.){1,8}(?!-)(?:[^\W\d_]{2,24}|[xX][nN]--[A-Za-z0-9-]{2,59})")
@@ -116,8 +116,8 @@ def _emails(text: bytes) -> Iterator[Span]:
             yield from _email(match.group().decode(), match.start(), _DISGUISE)
 
 
-_DISGUISE = re.compile(r"\s?[\[({<]\s?(?:at|@|ät|arroba)\s?[\])}>]\s?| at |@", re.IGNORECASE)
-_DISGUISED_DOT = re.compile(r"\s?[\[({<]\s?(?:dot|\.|punkt|punto|point)\s?[\])}>]\s?| dot ", re.IGNORECASE)
+_DISGUISE = re.compile(r"\s?[\[({<]\s?(?:at|@|ät|arroba)\s?[\])}>]\s?| [-_*]?at[-_*]? |@", re.IGNORECASE)
+_DISGUISED_DOT = re.compile(r"\s?[\[({<]\s?(?:dot|\.|punkt|punto|point)\s?[\])}>]\s?| [-_*]?dot[-_*]? ", re.IGNORECASE)
 
 
 def _email(candidate: str, begin: int, sign: re.Pattern[str]) -> Iterator[Span]:
@@ -132,7 +132,7 @@ def _email(candidate: str, begin: int, sign: re.Pattern[str]) -> Iterator[Span]:
         return
     local = local[-64:].lstrip(".%+'-")
     domain = _domain(candidate[at.end() :])
-    if not domain or not _LOCAL_FORM.fullmatch(local) or ".." in local:
+    if not domain or not _LOCAL_FORM.fullmatch(local) or ".." in local or local == "git":
         return
     start = begin + len(candidate[: at.start()].encode()) - len(local.encode())
     yield Span(start, begin + len(candidate[: at.end()].encode()) + len(domain.encode()), "email")
@@ -282,6 +282,7 @@ _SAYS_IP = re2.compile(
 )
 _PORT = re.compile(r":\d{2,5}\b|/(?:[89]|[12]\d|3[0-2])\b| - - \[")
 
+_SHORTEST_CARD = 12
 _CARD = re.compile(
     r"(?<!\d)(?:\d{12,19}"  # in one piece, 4-4-4-4(-3), 4-6-5 or 4-6-4, 4-4-5
     r"|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|\d{4}([ -])\d{6}\2\d{4,5}|\d{4}([ -])\d{4}\3\d{5})(?!\d)"
@@ -304,9 +305,13 @@ _SAYS_CARD = re2.compile(r"(?i)\b(?:card|carte|karte|tarjeta|cart[aã]o|carta|vi
 
 def _numbers(text: bytes) -> Iterator[Span]:
     for match in _NUMBER.finditer(text):
-        raw, begin, end = match.group().decode(), match.start(), match.end()
+        begin, end = match.span()
+        before = text[max(0, begin - _BEFORE) : begin]
+        if end - begin < _SHORTEST_CARD and text[begin:end].isdigit() and not says_phone(before):
+            continue  # most numbers
+        raw = text[begin:end].decode()
         plain = raw if raw.isascii() else _in_ascii(raw)
-        run = _Run(plain, text[max(0, begin - _BEFORE) : begin].decode(errors="ignore"), _after(text, end))
+        run = _Run(plain, before.decode(errors="ignore"), _after(text, end))
         for start, stop, kind in run.found():
             if raw is plain:
                 yield Span(begin + start, begin + stop, kind)
