@@ -1,9 +1,11 @@
 """How well fluency tells real lines from damaged copies of them, language by language, beside zlib.
 
-    python -m benchmarks.fluency [--languages eng_Latn,hin_Deva] [--lines 200]
+    python -m benchmarks.fluency [--languages eng_Latn,hin_Deva] [--lines 200] [--unseen tatoeba]
 
-Reads ../shared/data/languages/dev.parquet. Every real line of a language is compared with every damaged copy: the
-figure is the area under the ROC curve (AUC), 1 where all real lines score higher. The damage:
+Reads ../shared/data/languages/dev.parquet. With `--unseen`, every language is trained anew without the lines of that
+source (8 CPU seconds each) and judged on these: text from elsewhere than the model's. Every real line of a language is
+compared with every damaged copy: the figure is the area under the ROC curve (AUC), 1 where all real lines score higher.
+The damage:
 
 - shuffle: the characters of the line in random order;
 - delete 15, 20, 30: every character is lost with that probability, in per cent;
@@ -28,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from annotators import fluency
+from annotators import fluency, fluency_train
 from annotators.damage import delete_characters, misread, shuffle_characters, shuffle_words
 from annotators.train import area_under_curve
 from schemas.languages import LANGUAGES
@@ -109,8 +111,19 @@ def zlib_score(dictionary: bytes) -> Score:
     return lambda lines: np.array([ratio(line) for line in lines])
 
 
-def column(label: str, number: int) -> Score:
-    return lambda lines: fluency.fluency(lines, [label] * len(lines))[number]
+def column(model: fluency.Model, number: int) -> Score:
+    return lambda lines: model.judge(lines)[number]
+
+
+def packaged(label: str) -> fluency.Model:
+    model = fluency.packaged_model(label)
+    assert model is not None, label
+    return model
+
+
+def trained_without(rows: pl.DataFrame, source: str, label: str) -> fluency.Model:
+    others = rows.filter(pl.col("source") != source)
+    return fluency_train.train(others["text"].to_list(), others["source"].to_list(), label)
 
 
 def row(name: str, figures: dict[str, float]) -> str:
@@ -141,8 +154,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fluency", description=__doc__.partition("\n")[0])
     parser.add_argument("--languages", help="comma-separated labels; absent: all 119")
     parser.add_argument("--lines", type=int, default=200, help="of a language at most")
+    parser.add_argument("--unseen", metavar="SOURCE", help="train without this source, and judge on it")
     arguments = parser.parse_args()
-    dev, train = (pl.read_parquet(DATA / f"{part}.parquet", columns=["text", "label"]) for part in ("dev", "train"))
+    dev, train = (pl.read_parquet(DATA / f"{part}.parquet") for part in ("dev", "train"))
     labels = arguments.languages.split(",") if arguments.languages else [language.label for language in LANGUAGES]
 
     print(f"{'label':<22}" + "".join(f"{name:>11}" for name in FIGURES) + f"{'changed':>9}{'lines':>7}")
@@ -150,21 +164,30 @@ def main() -> None:
     tables: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
     seconds = {"score": 0.0, "zlib": 0.0}
     for label in labels:
-        lines = dev.filter(pl.col("label") == label)["text"].head(arguments.lines).to_list()
+        rows = train.filter(pl.col("label") == label)
+        if arguments.unseen:
+            of_source = rows.filter(pl.col("source") == arguments.unseen)
+            if len(of_source) < 200 or len(rows) - len(of_source) < 1000:
+                continue
+            lines = of_source["text"].head(arguments.lines).to_list()
+            model = trained_without(rows, arguments.unseen, label)
+        else:
+            lines = dev.filter(pl.col("label") == label)["text"].head(arguments.lines).to_list()
+            model = packaged(label)
         copies = damaged(lines)
         size = np.array([len(line) for line in lines])
         every = size > 0
-        dictionary = "\n".join(train.filter(pl.col("label") == label)["text"]).encode()[-(1 << 15) :]
+        dictionary = "\n".join(rows.filter(pl.col("source") != (arguments.unseen or ""))["text"]).encode()[-(1 << 15) :]
         if label.partition("_")[2] in UNSPACED:
             del copies["words"]
         found = {}
-        for kind, score in (("score", column(label, 0)), ("zlib", zlib_score(dictionary))):
+        for kind, score in (("score", column(model, 0)), ("zlib", zlib_score(dictionary))):
             started = time.process_time()
             found[kind] = areas(lines, copies, score, every)
             seconds[kind] += time.process_time() - started
-        found["deviation"] = areas(lines, copies, column(label, 1), every)
-        found["score, 20-60 chars"] = areas(lines, copies, column(label, 0), (size >= 20) & (size <= 60))
-        found["score, over 60 chars"] = areas(lines, copies, column(label, 0), size > 60)
+        found["deviation"] = areas(lines, copies, column(model, 1), every)
+        found["score, 20-60 chars"] = areas(lines, copies, column(model, 0), (size >= 20) & (size <= 60))
+        found["score, over 60 chars"] = areas(lines, copies, column(model, 0), size > 60)
         for kind, figures in found.items():
             tables[kind].append(figures)
         changed = float(np.mean(copies["utf-8"].kept))
@@ -172,9 +195,8 @@ def main() -> None:
 
     print()
     for kind, rows in tables.items():
-        with np.errstate(invalid="ignore"):
-            means = {key: float(np.nanmean([figures.get(key, np.nan) for figures in rows])) for key in FIGURES}
-        print(row(f"mean, {kind}", means))
+        values = {key: [figures[key] for figures in rows if figures.get(key, np.nan) >= 0] for key in FIGURES}
+        print(row(f"mean, {kind}", {key: float(np.mean(found)) for key, found in values.items() if found}))
     for kind, rows in tables.items():
         counts = (
             f"{name} {sum(figures.get(name, np.nan) >= bar for figures in rows)}"
@@ -183,7 +205,8 @@ def main() -> None:
         )
         print(f"languages at the bar, {kind}: {', '.join(counts)}")
     print("CPU seconds: " + ", ".join(f"{kind} {spent:.1f}" for kind, spent in seconds.items()))
-    speed(dev)
+    if not arguments.unseen:
+        speed(dev)
 
 
 if __name__ == "__main__":
