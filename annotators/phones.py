@@ -132,8 +132,9 @@ def _phone(text: str, named: bool, free: bool) -> int:
             return 0
     for form in _FORMS:
         match = form.match(text)
-        # Groups between spaces may be a row of a table.
-        if match and not _is_date(match[0]) and (free or re.search("[(.-]", match[0])):
+        # Groups between spaces may be part of a row of a table.
+        alone = match is not None and (re.search("[(.-]", match[0]) or named or (free and match.end() == len(text)))
+        if match and alone and not _is_date(match[0]):
             return match.end()
     apart = any(end - begin > 3 for (_, begin), (end, _) in pairwise(groups))
     if not free or not groups or len(groups) > 7 or apart or IPV4.fullmatch(text):
