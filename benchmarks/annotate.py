@@ -37,19 +37,23 @@ def texts() -> tuple[str, str]:
 def batch_of(text: str, count: int) -> pa.RecordBatch:
     """At most `count` documents of 3,000 characters, evenly spaced over `text`."""
     pieces = [text[begin : begin + CHARACTERS] for begin in range(0, len(text), CHARACTERS)]
-    pieces = pieces[:: max(1, len(pieces) // count)][:count]
+    return batch_of_texts(pieces[:: max(1, len(pieces) // count)][:count])
+
+
+def batch_of_texts(texts: list[str]) -> pa.RecordBatch:
+    """A document of each text."""
     rows = [
         {
             "document_id": document_id("benchmark", "", str(number)),
-            "text_hash": text_hash(piece),
-            "text": piece,
+            "text_hash": text_hash(text),
+            "text": text,
             "source": "benchmark",
             "path": "",
             "locator": str(number),
             "metadata": [],
             "pages": [],
         }
-        for number, piece in enumerate(pieces)
+        for number, text in enumerate(texts)
     ]
     return pa.RecordBatch.from_pylist(rows, schema=DOCUMENTS)
 
