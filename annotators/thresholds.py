@@ -58,6 +58,7 @@ DEFAULT: dict[str, Bound] = {
     "bullet_line_ratio": _between(high=0.9),
     "ellipsis_line_ratio": _between(high=0.3),
     "alpha_word_ratio": _between(0.8),
+    "own_stop_words": _between(2),  # in the document's own language; of English Gopher's eight are asked on top
     # Gopher repetition without paragraphs, and FineWeb-2's number for repeated characters. FineWeb's own for English
     # web pages, 0.01, is less than the fences and rules of Markdown repeat.
     "duplicate_line_ratio": _between(high=0.3),

@@ -156,6 +156,17 @@ FLUENCY = _sidecar(
     ),
 )
 
+STOP_WORDS = _sidecar(
+    "stop_words",
+    _field(
+        "own_stop_words",
+        pa.int32(),
+        "How many of the commonest words of its language occur; null without one of the 119 languages and for source "
+        "code.",
+        nullable=True,
+    ),
+)
+
 ANNOTATORS: dict[str, pa.Schema] = {
     "language": LANGUAGE,
     "quality": QUALITY,
@@ -164,6 +175,7 @@ ANNOTATORS: dict[str, pa.Schema] = {
     "safety": SAFETY,
     "pii": PII,
     "fluency": FLUENCY,
+    "stop_words": STOP_WORDS,
 }
 """Schema of the label sidecar of each annotator, by the annotator's name."""
 

@@ -226,8 +226,8 @@ HOW_EXTRACTION_RUNS: dict[str, Any] = {
 class Annotate(Section):
     """Which labels are made."""
 
-    labels: list[Literal["language", "quality", "educational", "domain", "safety", "pii"]] = Field(
-        ["language", "quality", "educational", "domain", "safety", "pii"],
+    labels: list[Literal["language", "quality", "educational", "domain", "safety", "pii", "stop_words"]] = Field(
+        ["language", "quality", "educational", "domain", "safety", "pii", "stop_words"],
         min_length=1,
         description="Annotators that run.",
     )

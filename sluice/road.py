@@ -98,12 +98,12 @@ def _require_labels(section: str, needed: set[str], recipe: Recipe) -> None:
 
 
 def _filter(recipe: Recipe) -> dict[str, Any]:
-    from schemas.thresholds import needs, shipped_thresholds
+    from schemas.thresholds import shipped_thresholds
 
     value = recipe.filter.model_dump(exclude={"thresholds"})
     needed = recipe.filter.needs()
     if recipe.filter.thresholds == SHIPPED_THRESHOLDS:
-        needed |= needs(shipped_thresholds())
+        needed |= {"language", "quality"}  # more is judged where there are labels of it
         value["shipped"] = shipped_thresholds().hash
     _require_labels("filter", needed, recipe)
     return value

@@ -1,6 +1,6 @@
 """Filter decisions from label columns: which documents are kept, and every reason that fired."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,8 @@ def decide(labels: dict[str, pa.Table], config: Filter, thresholds: Thresholds |
 
     `labels` maps an annotator's name to its sidecar, all in the same row order. A document of domain `code` is judged
     by `code_rules`. Everything else is judged by the `thresholds` of its language, of its script where it is in none
-    of the 119 languages, and by the `rules`, which replace the bounds that thresholds have for the same column.
+    of the 119 languages, and by the `rules`, which replace the bounds that thresholds have for the same column. What
+    the thresholds say of columns that were not labelled is left out.
     Reasons are `<column>.min`, `<column>.max` and `language`, in alphabetical order. A missing value fires no rule.
     """
     first = next(iter(labels.values()))
@@ -36,7 +37,7 @@ def decide(labels: dict[str, pa.Table], config: Filter, thresholds: Thresholds |
 
     fired: dict[str, Mask] = {}
     keys, key_of_row = _keys(columns)
-    bounds = [_bounds(key, config, thresholds, "language" in columns) for key in keys]
+    bounds = [_bounds(key, config, thresholds, columns) for key in keys]
     _apply(fired, columns, bounds, key_of_row, ~code)
     _apply(fired, columns, [config.code_rules], np.zeros(first.num_rows, dtype=np.int64), code)
     if config.languages is not None:
@@ -56,13 +57,13 @@ def _keys(columns: Mapping[str, pa.ChunkedArray]) -> tuple[list[str], npt.NDArra
     return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def _bounds(key: str, config: Filter, thresholds: Thresholds | None, languages: bool) -> Bounds:
-    """The bounds of the documents of one key, None where a column is to have none; `languages`: they are labelled."""
-    bounds: dict[str, Range | None] = {"language_score": Range(min=LANGUAGE_SCORE)} if languages else {}
+def _bounds(key: str, config: Filter, thresholds: Thresholds | None, columns: Collection[str]) -> Bounds:
+    """The bounds of the documents of one key, None where a column is to have none; `columns` are those there are."""
+    bounds: dict[str, Range | None] = {"language_score": Range(min=LANGUAGE_SCORE)} if "language" in columns else {}
     if thresholds is not None:
-        bounds |= thresholds.bounds(key)
+        bounds |= {column: bound for column, bound in thresholds.bounds(key).items() if column in columns}
     bounds |= config.rules
-    if languages and config.language_score is not None:
+    if "language" in columns and config.language_score is not None:
         bounds["language_score"] = Range(min=config.language_score)
     return bounds
 

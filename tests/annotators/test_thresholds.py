@@ -92,6 +92,7 @@ def test_english_keeps_the_published_bounds_with_evidence():
     }
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=40))
 def test_the_least_probability_is_the_median_less_a_deviation_within_bounds(scores):
     table = labels({"language_score": [0.9] * 3 + scores}, eng_Latn=[5.0] * 3, deu_Latn=[6.0] * len(scores))
@@ -129,7 +130,7 @@ def test_without_english_there_is_nothing_to_compare_with():
         fit(labels(deu_Latn=[6.0] * 9), METHODS, "document", least=3)
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.permutations(range(60)))
 def test_the_order_of_documents_does_not_matter(order):
     table = labels(eng_Latn=draws(5, 1, 20), deu_Latn=draws(6, 1, 40, seed=2))
@@ -177,7 +178,9 @@ def test_the_shipped_file_has_bounds_for_every_language():
         assert bounds["words"].max == 100_000 and 0.3 <= bounds["language_score"].min <= 0.9
         length = bounds["mean_word_length"]
         assert length.method != "published" or name == "eng_Latn"
-        assert length.min < length.median < length.max and 0.7 < bounds["alpha_word_ratio"].min < 0.85
+        assert length.min < length.median < length.max
+        letters = bounds["alpha_word_ratio"]
+        assert letters.min < letters.median - 2.5 * letters.sigma  # a page of sentences passes
     thin = [name for name, one in shipped.languages.items() if not one.bounds]
     assert all(shipped.languages[name].documents < 500 for name in thin)
     for column, bound in {**DEFAULT, **ENGLISH_ONLY}.items():

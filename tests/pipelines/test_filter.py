@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.filter.kernels import decide
@@ -22,7 +22,7 @@ def sidecar(name, rows, **columns):
     }
     arrays = []
     for field in ANNOTATORS[name]:
-        zero = "" if pa.types.is_string(field.type) else 0
+        zero = "" if pa.types.is_string(field.type) else [] if pa.types.is_nested(field.type) else 0
         arrays.append(pa.array(keys.get(field.name) or columns.get(field.name) or [zero] * rows, field.type))
     return pa.table(arrays, schema=ANNOTATORS[name])
 
@@ -64,6 +64,7 @@ def test_code_has_rules_of_its_own():
     assert reasons_of(decide(found, config, None)) == [["words.max"], ["language", "language_score.min", "words.min"]]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 200), st.sampled_from(["code", "other"])), max_size=30))
 def test_decisions_equal_a_plain_loop_and_do_not_depend_on_the_batch(rows):
     words, domains = [row[0] for row in rows], [row[1] for row in rows]
@@ -127,6 +128,7 @@ KEYS = ["deu_Latn", "hin_Deva", "zho_Hant", "jpn_Jpan", "other", "und"]
 SIDES = st.dictionaries(st.sampled_from(["words", "mean_word_length"]), st.integers(0, 9), max_size=2)
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(KEYS), st.sampled_from(["Latn", "Hani", "Zyyy"]), st.integers(0, 9)), max_size=20
