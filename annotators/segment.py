@@ -4,6 +4,11 @@ A word begins before a letter, or it does not, by the sum of three weights: of t
 and of the three characters that end or begin there with one more. The weights lie in tables under the hash of their
 characters; `annotators.segment_train` makes them from the words that a dictionary (ICU) finds. Tibetan, of which
 there is no training text, is divided at the mark between its syllables.
+
+The statistics need the number of words, their length, and the same words wherever a passage is repeated. Two letters
+at a time give .76 (Burmese) to 1.6 times (Lao) as many words as ICU, all of one length, and cut a passage differently
+when it begins a letter later; this model gives .97 to 1.02 times as many. ICU itself would have to be compiled on every
+machine, and another version of its dictionaries would change stored labels.
 """
 
 from functools import cache
