@@ -15,8 +15,8 @@ a document that one drops costs no more.
 
 Why decisions differ
 - datatrove asks for a sentence mark at the very end of a line: a line that ends with a space has none (`--as-found`).
-- spaCy has lists of abbreviations (Mr., Inc., vs.), of faces (`:)` and so `):`) and units, and of words that it splits or
-  keeps whole (can|not, and/or); a bullet that touches a word stays part of it. This moves the share of tokens with a
+- spaCy has lists of abbreviations (Mr., Inc., vs.), of faces (`:)`, hence `):`), of units, and of words that it splits
+  or keeps whole (can|not, and/or); a bullet that touches a word stays part of it. This moves the share of tokens with a
   letter by .001 to .01 where it matters at all.
 - Gopher's lines are all lines to datatrove, here those that are not blank: bullets and ellipses between blank lines.
   Bullets are `•` and `-` to it; stop words must be in small letters.
