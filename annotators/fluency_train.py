@@ -74,7 +74,7 @@ def train(texts: Sequence[str], sources: Sequence[str], label: str) -> Model:
     found = [grams([everything[row] for row in batch]) for batch in batches]
     columns = _columns(found, [truth[batch] for batch in batches])
     steps = [_step(part, columns, truth[batch], weight[batch]) for part, batch in zip(found, batches)]
-    fitted = _fit(steps, np.zeros(int(columns.max()) + 1, np.float32), 4, 0.15, random)
+    fitted = _fit(steps, np.zeros(int(columns.max()) + 1, np.float32), 3, 0.15, random)
 
     counts = sum(np.bincount(step.grams.indices, minlength=len(fitted)) for step in steps)
     strength = np.abs(fitted) * np.sqrt(counts)

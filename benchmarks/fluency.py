@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--unseen", metavar="SOURCE", help="train without this source, and judge on it")
     arguments = parser.parse_args()
     dev, train = (pl.read_parquet(DATA / f"{part}.parquet") for part in ("dev", "train"))
-    labels = arguments.languages.split(",") if arguments.languages else [language.label for language in LANGUAGES]
+    labels = arguments.languages.split(",") if arguments.languages else list(LANGUAGES)
 
     print(f"{'label':<22}" + "".join(f"{name:>11}" for name in FIGURES) + f"{'changed':>9}{'lines':>7}")
     kinds = ("score", "deviation", "zlib", "score, 20-60 chars", "score, over 60 chars")

@@ -226,10 +226,12 @@ HOW_EXTRACTION_RUNS: dict[str, Any] = {
 class Annotate(Section):
     """Which labels are made."""
 
-    labels: list[Literal["language", "quality", "educational", "domain", "safety", "pii", "stop_words"]] = Field(
-        ["language", "quality", "educational", "domain", "safety", "pii", "stop_words"],
-        min_length=1,
-        description="Annotators that run.",
+    labels: list[Literal["language", "quality", "educational", "domain", "safety", "pii", "stop_words", "fluency"]] = (
+        Field(
+            ["language", "quality", "educational", "domain", "safety", "pii", "stop_words", "fluency"],
+            min_length=1,
+            description="Annotators that run.",
+        )
     )
 
     @model_validator(mode="after")

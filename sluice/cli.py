@@ -140,7 +140,7 @@ def annotate(
     column: Column = None,
     labels: Annotated[str | None, typer.Option(help="Comma-separated labels, for example language,quality.")] = None,
 ) -> None:
-    """Language, quality, educational value, domain and safety per document."""
+    """Language, quality, fluency, educational value, domain and safety per document."""
     extra = [f"annotate.labels=[{labels}]"] if labels else []
     _stage("annotate", context, input, output, recipe, [*(settings or []), *extra], column)
 

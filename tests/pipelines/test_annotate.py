@@ -33,3 +33,12 @@ def test_each_annotator_writes_one_sidecar_a_shard(make_job, names):
         assert labels.schema.equals(ANNOTATORS[entry.path.split("/")[0]])
         check_sidecar(read_table(job.document_shards()[int(Path(entry.path).stem)]), labels)
         assert entry.rows == labels.num_rows
+
+
+def test_labels_that_another_annotator_needs_are_made_and_not_written(make_job):
+    job = make_job(SHARDS, {"annotate": {"labels": ["fluency"]}})
+    output = stage.run(job)
+    assert [entry.path for entry in output.files] == ["fluency/00000.parquet", "fluency/00001.parquet"]
+    scores = [score for entry in output.files for score in read_table(f"{job.output}/{entry.path}")["fluency_score"]]
+    assert [score.as_py() is None for score in scores] == [False, False, True]
+    assert output.extra["languages"] == {}

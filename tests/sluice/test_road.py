@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import annotators
 import pipelines.extract
 from schemas.recipe import check_recipe
 from sluice.road import STAGES
@@ -39,3 +40,21 @@ def test_other_models_of_the_extraction_are_another_extraction(tmp_path, monkeyp
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "letters.npz").write_bytes(b"trained again")
     assert extraction()["models"].keys() == {"letters"} and extraction()["models"]["letters"] != shipped["letters"]
+
+
+def labelling(*labels):
+    recipe = check_recipe(
+        {"name": "r", "sources": [{"name": "s", "path": "in"}], "annotate": {"labels": list(labels)}}, Path("/")
+    )
+    return STAGES["annotate"].config(recipe)["labels"]
+
+
+def test_a_label_depends_on_its_model_and_on_the_labels_it_is_judged_by(tmp_path, monkeypatch):
+    shipped = labelling("fluency")
+    assert set(shipped) == {"fluency", "language"} and all(len(key) == 2 for key in shipped.values())
+    monkeypatch.setattr(annotators, "__file__", str(tmp_path / "__init__.py"))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "fluency.npz").write_bytes(b"trained again")
+    (tmp_path / "models" / "fluency.md").write_text("a card is no model")
+    again = labelling("fluency")["fluency"]
+    assert again[0] == shipped["fluency"][0] and again[1] != shipped["fluency"][1]
