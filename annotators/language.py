@@ -1,35 +1,60 @@
-"""Language and script of a document: a packaged fastText model of the 119 labels, and Unicode scripts.
+"""Language and script of documents and of their paragraphs: a packaged model of the 119 labels, and Unicode scripts.
 
-Only a sample is read: the whole text up to 3,000 characters, else three windows of 1,000 at the beginning,
-middle and end. Of source code only the comments are read. The sample is reduced to lower-case letters, so
-digits, markup and emoji neither help nor harm.
+A *paragraph* here is a line, together with the lines before or after it while they are shorter than MIN_PARAGRAPH
+letters. The probabilities of a paragraph are those of `annotators.language_model`, in which
 
-- `und`: fewer than MIN_LETTERS letters in the sample.
-- `other`: the best label has a probability below MIN_SCORE, or fewer than a fifth of the letters are in the script
-  of that label (the 119 do not include the languages of, say, Ethiopic or Cherokee script, for which the model must
-  guess). The score and the margin are then still those of the best of the 119.
+- a label whose script less than a fifth of the letters are in has none: a Latin text is never labelled as Arabic;
+- whatever the model gives to languages outside the 119, or to text that is no language, is that of `other`. The model
+  is trained on some three hundred other languages, source code, markup and random letters;
+- the languages of the rest of the document count: each label is weighted by its share in the document and in the
+  mean of the paragraphs, so that short lines follow the long ones.
+
+A document's probabilities are the mean of those of its paragraphs, weighted by letters; so is its label. The shares of
+its languages are those of the letters in the paragraphs of each label.
+
+- `und`: fewer than MIN_LETTERS letters; a letter of a script without spaces counts as three.
+- `other`: it is the likeliest, or the best label has a probability below MIN_SCORE, or fewer than half of the
+  characters are letters, white space aside. The score is still that of the best of the 119.
+
+Of source code only the comments are read, and its paragraphs are not told. Of a text of more than READ characters four
+stretches are read, evenly spaced.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import regex
+from scipy.sparse import csr_matrix, vstack
 
-from annotators.classifier import packaged_model, predict
 from annotators.code import code_rows, comments
+from annotators.language_model import LanguageModel, load, probabilities
+from annotators.ngrams import composed, fold, words
 from annotators.sidecar import sidecar
-from annotators.text import letters_only, sample
 from schemas.labels import LANGUAGE
-from schemas.languages import LANGUAGES, OTHER, UNDETERMINED
+from schemas.languages import LANGUAGES, OTHER, UNDETERMINED, UNSPACED_SCRIPTS
 
-VERSION = "1"
+VERSION = "2"
 
-WINDOW, WINDOWS = 1000, 3
-MIN_LETTERS = 3
+READ = 1 << 18  # characters of a document
+STRETCHES = 4
+BATCH = 1 << 20  # characters that are worked on together
+MIN_LETTERS = 9
+MIN_PARAGRAPH = 40  # letters
 MIN_SCORE = 0.3
 MIN_SCRIPT_SHARE = 0.2
+MIN_LETTER_SHARE = 0.5
+LEAST_PRIOR = 0.01
+MIN_SHARE = 0.05  # of a language in a document
 NO_SCRIPT, UNKNOWN_SCRIPT = "Zyyy", "Zzzz"
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
 
 SCRIPTS: dict[str, str] = {
     "Latn": "Latin",
@@ -71,69 +96,284 @@ Kana counts as `Jpan`, and so does Han in a text with at least one kana in ten s
 `Hani`, since single letters do not tell traditional from simplified.
 """
 
-_CODES = (*SCRIPTS, UNKNOWN_SCRIPT)
+_CODES = (*SCRIPTS, UNKNOWN_SCRIPT, NO_SCRIPT)
 _MODEL_SCRIPT = {"Hans": "Hani", "Hant": "Hani"}
+_COVERED = tuple(LANGUAGES)
+_SCRIPT_OF = np.array(
+    [_CODES.index(_MODEL_SCRIPT.get(language.script, language.script)) for language in LANGUAGES.values()]
+)
+NAMES = np.array([*_COVERED, OTHER, UNDETERMINED])
+_OTHER, _UND = len(_COVERED), len(_COVERED) + 1
+
+
+@dataclass(frozen=True)
+class Answers:
+    """For each text: number of its label in NAMES, score and margin."""
+
+    label: Integers
+    score: Floats
+    margin: Floats
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Answers for documents and, document by document, for their paragraphs."""
+
+    documents: Answers
+    script: Integers  # [documents] number in _CODES
+    shares: Floats  # [documents, 119 labels and `other`] of the letters in paragraphs with a label
+    paragraphs: Answers
+    owner: Integers  # [paragraphs] document of each
+    begin: Integers  # [paragraphs] in UTF-8 bytes of the text
+    end: Integers
+
+
+@cache
+def packaged() -> LanguageModel:
+    """The model that comes with the package, loaded at the first call in a process."""
+    return load(Path(__file__).parent / "models" / "language.npz")
 
 
 def annotate(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Label the documents of `batch` (columns as in DOCUMENTS); rows follow schema LANGUAGE."""
-    texts = [
-        sample(comments(text.as_py()) if code else text.as_py(), WINDOW, WINDOWS)
-        for text, code in zip(batch["text"], code_rows(batch))
-    ]
-    return sidecar(batch, LANGUAGE, VERSION, identify(texts))
+    code = np.array(code_rows(batch), bool)
+    texts = [comments(text.as_py()) if is_code else text.as_py() for text, is_code in zip(batch["text"], code)]
+    return sidecar(batch, LANGUAGE, VERSION, columns(list(label(packaged(), texts)), ~code))
 
 
-def identify(texts: list[str]) -> dict[str, list]:
-    """Columns language, language_score, language_margin and script for `texts`, which are read whole."""
-    lines = letters_only(texts)
-    shares, letters = script_shares(lines)
-    answers = predict(packaged_model("language"), lines, 2)
-    result: dict[str, list] = {name: [] for name in LANGUAGE.names[4:]}
-    for share, count, answer in zip(shares, letters, answers):
-        label, score, margin = UNDETERMINED, 0.0, 0.0
-        if count >= MIN_LETTERS and answer:
-            (label, score), *rest = answer
-            margin = score - (rest[0][1] if rest else 0.0)
-            script = LANGUAGES[label].script
-            in_script = share[_CODES.index(_MODEL_SCRIPT.get(script, script))]
-            if score < MIN_SCORE or in_script < MIN_SCRIPT_SHARE:
-                label = OTHER
-        result["language"].append(label)
-        result["language_score"].append(score)
-        result["language_margin"].append(margin)
-        result["script"].append(_CODES[int(np.argmax(share))] if count else NO_SCRIPT)
-    return result
+def identify(texts: list[str]) -> dict[str, Any]:
+    """Columns of LANGUAGE after the key for `texts`."""
+    return columns(list(label(packaged(), texts)), np.ones(len(texts), bool))
 
 
-def script_shares(lines: list[str]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Share of each script among the letters of each line, shape (lines, scripts), and the count of letters."""
-    lengths = [len(line) for line in lines]
-    codes = np.frombuffer("".join(lines).encode("utf-32-le"), dtype=np.uint32)
-    scripts = _script_table()[codes]
-    row = np.repeat(np.arange(len(lines)), lengths)
-    letter = scripts >= 0
-    cells = row[letter] * len(_CODES) + scripts[letter]
-    counts = np.bincount(cells, minlength=len(lines) * len(_CODES)).reshape(len(lines), len(_CODES))
+def label(model: LanguageModel, texts: list[str]) -> Iterator[Labelled]:
+    """Answers for consecutive batches of the texts."""
+    begin = size = 0
+    for number, text in enumerate(texts):
+        length = min(len(text), READ)
+        if size and size + length > BATCH:
+            yield _label_batch(model, texts[begin:number])
+            begin, size = number, 0
+        size += length
+    if begin < len(texts):
+        yield _label_batch(model, texts[begin:])
+
+
+def _label_batch(model: LanguageModel, texts: list[str]) -> Labelled:
+    pieces = [(owner, *piece) for owner, text in enumerate(texts) for piece in _stretches(text)]
+    together = "".join(f"{composed(piece)}\n" for _, _, piece in pieces)
+    characters = np.frombuffer(together.encode("utf-32-le", "surrogatepass"), np.uint32)
+    folded = fold(characters)
+    feeds = np.flatnonzero(characters == ord("\n"))
+    owner, begin, end = _line_places(pieces)
+    letters = _sums_to(feeds, _letter_weights()[characters])
+    number = _paragraph_numbers(letters, owner)
+    first = np.flatnonzero(np.diff(number, prepend=-1))
+    paragraphs, owner = len(first), owner[first]
+
+    def by_paragraph(lines: npt.NDArray) -> Floats:
+        return np.add.reduceat(lines, first).astype(np.float32)
+
+    weight = by_paragraph(letters)
+    ink, written = by_paragraph(_sums_to(feeds, _inked()[characters])), by_paragraph(_sums_to(feeds, folded != 0))
+    scripts = _script_counts(characters, number[np.searchsorted(feeds, np.arange(len(characters)))], paragraphs)
+    of_document = csr_matrix(
+        (np.ones(paragraphs, np.float32), (owner, np.arange(paragraphs))), (len(texts), paragraphs)
+    )
+
+    found = words(folded)
+    place = number[np.searchsorted(feeds, found.begins)]
+    members = csr_matrix((np.ones(len(place), np.float32), (place, found.word)), (paragraphs, len(found.keys)))
+    rows = vstack([members, of_document @ members], format="csr")
+    table = _covered(model, probabilities(model, found, rows), np.concatenate([scripts, of_document @ scripts]))
+    single, whole = table[:paragraphs], table[paragraphs:]
+
+    total = np.maximum(of_document @ weight, 1)[:, None]
+    prior = (of_document @ (single * weight[:, None]) / total + whole) / 2 + LEAST_PRIOR
+    single = single * prior[owner]
+    single /= np.maximum(single.sum(axis=1, keepdims=True), 1e-30)
+    mean = of_document @ (single * weight[:, None]) / total
+    answers = _answers(single, weight, written >= MIN_LETTER_SHARE * ink)
+    told = np.flatnonzero(answers.label != _UND)
+    labelled = np.zeros_like(single)
+    labelled[told, answers.label[told]] = weight[told]
+    shares = of_document @ labelled
+    counts = of_document @ scripts
+    return Labelled(
+        _answers(mean, of_document @ weight, of_document @ written >= MIN_LETTER_SHARE * (of_document @ ink)),
+        np.where(counts.any(axis=1), counts.argmax(axis=1), _CODES.index(NO_SCRIPT)),
+        shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-30),
+        answers,
+        owner,
+        begin[first],
+        np.maximum.reduceat(end, first),
+    )
+
+
+def _stretches(text: str) -> Iterator[tuple[int, str]]:
+    """What is read of a text, with the UTF-8 bytes before it."""
+    if len(text) <= READ:
+        yield 0, text
+        return
+    size = READ // STRETCHES
+    at = offset = 0
+    for number in range(STRETCHES):
+        begin = number * (len(text) - size) // (STRETCHES - 1)
+        offset += len(text[at:begin].encode("utf-8", "surrogatepass"))
+        yield offset, text[begin : begin + size]
+        at = begin
+
+
+def _line_places(pieces: list[tuple[int, int, str]]) -> tuple[Integers, Integers, Integers]:
+    """Document, begin and end in UTF-8 bytes of every line of the pieces (document, offset, text)."""
+    owners, offsets, texts = zip(*pieces)
+    content = np.frombuffer("".join(f"{text}\n" for text in texts).encode("utf-8", "surrogatepass"), np.uint8)
+    ends = np.flatnonzero(content == ord("\n"))
+    begins = np.append(0, ends[:-1] + 1)
+    lines = np.array([text.count("\n") + 1 for text in texts])
+    first = np.cumsum(lines) - lines  # line of each piece
+    shift = np.repeat(np.array(offsets) - begins[first], lines)
+    return np.repeat(np.array(owners), lines), begins + shift, ends + shift
+
+
+def _paragraph_numbers(letters: Integers, owner: Integers) -> Integers:
+    """The paragraph of each line: a new one begins whenever MIN_PARAGRAPH more letters of the document are past."""
+    before = np.cumsum(letters) - letters
+    new_document = np.diff(owner, prepend=-1) != 0
+    before -= np.maximum.accumulate(np.where(new_document, before, 0))
+    step = before // MIN_PARAGRAPH
+    return np.cumsum(new_document | (np.diff(step, prepend=0) != 0)) - 1
+
+
+def _sums_to(feeds: Integers, values: npt.NDArray) -> Integers:
+    """Sum of the values of the characters of each line."""
+    return np.diff(np.cumsum(values, dtype=np.int64)[feeds], prepend=0)
+
+
+def _script_counts(characters: npt.NDArray[np.uint32], place: Integers, paragraphs: int) -> Floats:
+    """Letters of each script in each paragraph, float32 [paragraphs, scripts]; Han beside kana counts as Japanese."""
+    scripts = _script_table()[characters]
+    letter = np.flatnonzero(scripts >= 0)
+    cells = place[letter] * len(_CODES) + scripts[letter]
+    counts = np.bincount(cells, minlength=paragraphs * len(_CODES)).reshape(paragraphs, len(_CODES)).astype(np.float32)
     kana, han = _CODES.index("Jpan"), _CODES.index("Hani")
     japanese = (counts[:, kana] > 0) & (counts[:, kana] * 10 >= counts[:, kana] + counts[:, han])
     counts[:, kana] += np.where(japanese, counts[:, han], 0)
     counts[:, han] = np.where(japanese, 0, counts[:, han])
-    letters = counts.sum(axis=1)
-    return counts / np.maximum(letters, 1)[:, None], letters
+    return counts
+
+
+def _covered(model: LanguageModel, table: Floats, scripts: Floats) -> Floats:
+    """Probabilities of the 119 labels where the script allows them, and of everything else: [texts, 120]."""
+    places = {label: number for number, label in enumerate(model.labels)}
+    known = [number for number, label in enumerate(_COVERED) if label in places]
+    result = np.zeros((len(table), len(_COVERED) + 1), np.float32)
+    result[:, known] = table[:, [places[_COVERED[number]] for number in known]]
+    result[:, :-1] *= scripts[:, _SCRIPT_OF] >= MIN_SCRIPT_SHARE * scripts.sum(axis=1, keepdims=True)
+    result[:, -1] = np.maximum(0, 1 - result[:, :-1].sum(axis=1))
+    return result
+
+
+def _answers(table: Floats, weight: Floats, enough_letters: npt.NDArray[np.bool_]) -> Answers:
+    covered = table[:, :-1]
+    label = covered.argmax(axis=1)
+    second, score = np.partition(covered, -2, axis=1)[:, -2:].T
+    label = np.where((score < MIN_SCORE) | (table[:, -1] > score) | ~enough_letters, _OTHER, label)
+    short = weight < MIN_LETTERS
+    return Answers(
+        np.where(short, _UND, label),
+        np.where(short, 0, score).astype(np.float32),
+        np.where(short, 0, score - second).astype(np.float32),
+    )
+
+
+def columns(parts: list[Labelled], tell_paragraphs: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Columns of LANGUAGE after the key; the paragraphs are told of the texts that `tell_paragraphs` names."""
+    found: dict[str, list[Any]] = {name: [] for name in LANGUAGE.names[4:]}
+    at = 0
+    for part in parts:
+        texts = len(part.script)
+        found["language"] += NAMES[part.documents.label].tolist()
+        found["language_score"] += part.documents.score.tolist()
+        found["language_margin"] += part.documents.margin.tolist()
+        found["script"] += [_CODES[number] for number in part.script]
+        found["languages"].append(_share_lists(part.shares))
+        found["paragraphs"].append(_paragraph_lists(part, tell_paragraphs[at : at + texts]))
+        at += texts
+    for name in ("languages", "paragraphs"):
+        kind = LANGUAGE.field(name).type
+        found[name] = pa.chunked_array(found[name], kind).combine_chunks() if parts else pa.array([], kind)
+    return found
+
+
+def _share_lists(shares: Floats) -> pa.ListArray:
+    """Labels with at least MIN_SHARE of the letters, the largest share first."""
+    order = np.argsort(-shares, axis=1, kind="stable")[:, : int(1 / MIN_SHARE)]
+    sorted_shares = np.take_along_axis(shares, order, axis=1)
+    kept = sorted_shares >= MIN_SHARE
+    kind = LANGUAGE.field("languages").type
+    values = [pa.array(NAMES[order[kept]], pa.string()), pa.array(sorted_shares[kept].astype(np.float32))]
+    return _lists(kind, values, kept.sum(axis=1))
+
+
+def _paragraph_lists(part: Labelled, tell: npt.NDArray[np.bool_]) -> pa.ListArray:
+    kept = tell[part.owner]
+    answers = part.paragraphs
+    values = [
+        pa.array(part.begin[kept], pa.int32()),
+        pa.array(part.end[kept], pa.int32()),
+        pa.array(NAMES[answers.label[kept]], pa.string()),
+        pa.array(answers.score[kept]),
+        pa.array(answers.margin[kept]),
+    ]
+    return _lists(LANGUAGE.field("paragraphs").type, values, np.bincount(part.owner[kept], minlength=len(part.script)))
+
+
+def _lists(kind: pa.ListType, values: list[pa.Array], counts: Integers) -> pa.ListArray:
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+    return pa.ListArray.from_arrays(
+        offsets, pa.StructArray.from_arrays(values, fields=list(kind.value_type)), type=kind
+    )
+
+
+def script_shares(texts: list[str]) -> npt.NDArray[np.float64]:
+    """Share of each of SCRIPTS, and of all others, among the letters of each text: float64 [texts, scripts + 1]."""
+    lengths = [len(text) for text in texts]
+    characters = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
+    counts = _script_counts(characters, np.repeat(np.arange(len(texts)), lengths), len(texts))[:, :-1]
+    return counts / np.maximum(counts.sum(axis=1), 1)[:, None]
 
 
 @cache
 def _script_table() -> npt.NDArray[np.int8]:
     """Index into _CODES for every letter, -1 for what is no letter."""
-    import regex
-
-    # No letters are assigned above plane 3, and surrogates are no characters.
-    everything = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x32400)]))
     table = np.full(0x110000, -1, dtype=np.int8)
-    for match in regex.finditer(r"\p{L}+", everything):
-        table[ord(match[0][0]) : ord(match[0][-1]) + 1] = len(_CODES) - 1
+    for match in regex.finditer(r"\p{L}+", _assigned()):
+        table[ord(match[0][0]) : ord(match[0][-1]) + 1] = _CODES.index(UNKNOWN_SCRIPT)
     for number, name in enumerate(SCRIPTS.values()):
-        for match in regex.finditer(rf"[\p{{{name}}}&&\p{{L}}]+", everything, flags=regex.V1):
+        for match in regex.finditer(rf"[\p{{{name}}}&&\p{{L}}]+", _assigned(), flags=regex.V1):
             table[ord(match[0][0]) : ord(match[0][-1]) + 1] = number
     return table
+
+
+@cache
+def _letter_weights() -> npt.NDArray[np.uint8]:
+    """1 for a letter, 3 for one of a script without spaces, 0 for any other character."""
+    weights = (_script_table() >= 0).astype(np.uint8)
+    names = "".join(rf"\p{{{script}}}" for script in UNSPACED_SCRIPTS)
+    for match in regex.finditer(f"[{names}]", _assigned()):
+        weights[ord(match[0])] *= 3
+    return weights
+
+
+@cache
+def _inked() -> npt.NDArray[np.bool_]:
+    """Whether a character is anything but white space."""
+    table = np.ones(0x110000, bool)
+    table[[ord(character) for character in _assigned() if character.isspace()]] = False
+    return table
+
+
+def _assigned() -> str:
+    # No letters are assigned above plane 3, and surrogates are no characters.
+    return "".join(map(chr, [*range(0xD800), *range(0xE000, 0x32400)]))

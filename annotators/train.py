@@ -1,8 +1,8 @@
 """Rebuild the packaged fastText models from labelled text:
 
-    python -m annotators.train language DATA --output annotators/models/language.ftz
+    python -m annotators.train domain DATA --output annotators/models/domain.ftz
 
-DATA is the folder of the labelled tables: `languages/`, `domains/`, `educational/` and `safety/` lie in it.
+DATA is the folder of the labelled tables: `domains/`, `educational/`, `safety/` and `web/` lie in it.
 The command trains, shrinks the model (product quantisation of the strongest features), and prints how it does
 on text that was held out by document. One thread and a fixed seed: the same data gives the same model on the
 same machine.
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from annotators.classifier import PREFIX, distributions, predict
 from annotators.educational import TIERS
 from annotators.safety import CATEGORIES, SAFE
-from annotators.text import letters_only, tokens
+from annotators.text import tokens
 from schemas.hashing import uniform
 
 HELD_OUT = 0.2  # share of documents
@@ -79,19 +79,6 @@ class Recipe:
     train: dict[str, Any]
     quantize: dict[str, Any]
     judge: Callable[[Any, Examples, list[str]], dict[str, float]]
-
-
-def language_examples(data: Path) -> Examples:
-    """Lines of the 119 languages; the held-out lines are those of dev.parquet."""
-    tables = [pq.read_table(data / "languages" / f"{part}.parquet") for part in ("train", "dev")]
-    labels = [label for table in tables for label in table["label"].to_pylist()]
-    return Examples(
-        [text for table in tables for text in table["text"].to_pylist()],
-        labels,
-        [source for table in tables for source in table["source"].to_pylist()],
-        labels,
-        np.arange(len(labels)) >= tables[0].num_rows,
-    )
 
 
 def domain_examples(data: Path) -> Examples:
@@ -233,13 +220,6 @@ _TOPIC = {"dim": 16, "epoch": 20, "lr": 0.5, "wordNgrams": 2, "minn": 0, "maxn":
 _SMALL = {"qnorm": True, "dsub": 2, "cutoff": 60_000, "retrain": True, "epoch": 10}
 
 RECIPES = {
-    "language": Recipe(
-        language_examples,
-        letters_only,
-        {"dim": 16, "epoch": 6, "lr": 0.5, "minn": 1, "maxn": 4, "bucket": 1_000_000, "minCount": 50},
-        {"qnorm": True, "dsub": 2, "cutoff": 200_000, "retrain": True, "epoch": 2},
-        judge_classes,
-    ),
     "domain": Recipe(domain_examples, tokens, _TOPIC, _SMALL, judge_classes),
     "educational": Recipe(educational_examples, tokens, _TOPIC, _SMALL, judge_educational),
     "safety": Recipe(safety_examples, tokens, _TOPIC, _SMALL, judge_safety),
@@ -272,8 +252,8 @@ def train(name: str, data: Path, output: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m annotators.train", description="Rebuild a packaged model.")
     parser.add_argument("name", choices=sorted(RECIPES))
-    parser.add_argument("data", type=Path, help="folder with languages/, domains/, educational/ and safety/")
-    parser.add_argument("--output", type=Path, required=True, help="e.g. annotators/models/language.ftz")
+    parser.add_argument("data", type=Path, help="folder with domains/, educational/, safety/ and web/")
+    parser.add_argument("--output", type=Path, required=True, help="e.g. annotators/models/domain.ftz")
     arguments = parser.parse_args()
     started = time.perf_counter()
     figures = train(arguments.name, arguments.data, arguments.output)

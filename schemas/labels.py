@@ -39,6 +39,12 @@ def _field(name: str, kind: pa.DataType, description: str, nullable: bool = Fals
     return pa.field(name, kind, nullable=nullable, metadata={"description": description})
 
 
+def _items(**kinds: pa.DataType) -> pa.ListType:
+    """A list of structs without nulls."""
+    struct = pa.struct([pa.field(name, kind, nullable=False) for name, kind in kinds.items()])
+    return pa.list_(pa.field("item", struct, nullable=False))
+
+
 KEY_FIELDS: tuple[pa.Field, ...] = (
     _field("document_id", ID, "The document, as in the document shard."),
     _field("id", pa.string(), "The user's own id of the document, if it had one.", nullable=True),
@@ -58,6 +64,16 @@ LANGUAGE = _sidecar(
     _field("language_score", pa.float32(), "Probability of the best of the 119 labels; 0 for `und`."),
     _field("language_margin", pa.float32(), "Probability of the best label minus that of the second best."),
     _field("script", pa.string(), "ISO 15924 code of most of the letters; `Zyyy` if there are no letters."),
+    _field(
+        "languages",
+        _items(language=pa.string(), share=pa.float32()),
+        "Labels of the paragraphs with their shares of the letters, the largest first; none below .05.",
+    ),
+    _field(
+        "paragraphs",
+        _items(begin=pa.int32(), end=pa.int32(), language=pa.string(), score=pa.float32(), margin=pa.float32()),
+        "Lines, short ones together: begin and end in UTF-8 bytes, label, and its probability and margin as above.",
+    ),
 )
 
 QUALITY = _sidecar(
@@ -79,10 +95,7 @@ QUALITY = _sidecar(
     _field("duplicate_line_character_ratio", pa.float32(), "Share of characters in such lines."),
     _field("duplicate_paragraph_ratio", pa.float32(), "Share of paragraphs that repeat an earlier one."),
     _field("duplicate_paragraph_character_ratio", pa.float32(), "Share of characters in such paragraphs."),
-    *(
-        _field(f"top_{n}gram_ratio", pa.float32(), f"Share of characters in the commonest {n}-gram.")
-        for n in (2, 3, 4)
-    ),
+    *(_field(f"top_{n}gram_ratio", pa.float32(), f"Share of characters in the commonest {n}-gram.") for n in (2, 3, 4)),
     *(
         _field(f"duplicate_{n}gram_ratio", pa.float32(), f"Share of characters in {n}-grams that occurred before.")
         for n in range(5, 11)

@@ -22,6 +22,8 @@ quality_app = typer.Typer(help="Fit thresholds of quality.", no_args_is_help=Tru
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(quality_app, name="quality")
+language_app = typer.Typer(help="Train and judge language identification.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(language_app, name="language")
 
 RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).")]
 Input = Annotated[
@@ -146,6 +148,37 @@ def annotate(
 
 
 _stage_command("filter", "Keep or drop decisions with every reason, by the thresholds of the recipe.")
+
+
+@language_app.command("train")
+def language_train(
+    train: Annotated[
+        list[str],
+        typer.Argument(metavar="TRAIN...", help="Parquet or JSONL files: text, label and source.", show_default=False),
+    ],
+    output: Annotated[str, typer.Option("--output", "-o", help="Model file, for example language.npz.")],
+    threads: Annotated[
+        int, typer.Option(min=1, help="Of fastText; with one the same lines give the same file.")
+    ] = 1,
+) -> None:
+    """Train language identification; labels outside the 119 teach what is none of them."""
+    from sluice.language import train_model
+
+    train_model(train, output, threads)
+
+
+@language_app.command("evaluate")
+def language_evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model file, or `packaged`.")],
+    data: Annotated[
+        list[str], typer.Argument(metavar="DATA...", help="Parquet or JSONL files with text, label and source.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="JSON for machines.")] = False,
+) -> None:
+    """Precision, recall and F1 of every label, the commonest confusions, and accuracy by source and length."""
+    from sluice.language import evaluate_model
+
+    evaluate_model(model, data, as_json)
 
 
 @quality_app.command("fit")

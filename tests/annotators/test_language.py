@@ -39,7 +39,7 @@ def test_too_few_letters_are_undetermined(text: str) -> None:
     assert found["language_score"] == found["language_margin"] == [0.0]
 
 
-@pytest.mark.parametrize("text", ["ሰላም ለዓለም ሁሉ ይሁን እንዴት ነህ", "ᏣᎳᎩ ᎦᏬᏂᎯᏍᏗ ᎠᏂᏴᏫᏯ", "ꆈꌠꉙ ꉬ ꊈ"])
+@pytest.mark.parametrize("text", ["ሰላም ለዓለም ሁሉ ይሁን እንዴት ነህ", "ᏣᎳᎩ ᎦᏬᏂᎯᏍᏗ ᎠᏂᏴᏫᏯ", "ꆈꌠꉙ ꉬ ꊈ ꆈꌠꁱꂷ ꉬ"])
 def test_a_script_of_no_label_is_another_language(text: str) -> None:
     assert identify([text])["language"] == ["other"]
 

@@ -1,0 +1,105 @@
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+from annotators.language import label
+from annotators.language_model import LanguageModel, load, probabilities, save
+from annotators.language_scores import evaluate
+from annotators.language_train import LOOK_ALIKES, Lines, of_fasttext, read_lines, train_group
+from annotators.ngrams import characters, fold, normal_form, words
+from schemas.errors import ConfigError, DataError
+from schemas.languages import LANGUAGES
+
+STEMS = {
+    "deu_Latn": "haus wald der die schnell gegangen über straße",
+    "rus_Cyrl": "дом лес быстро пошёл через улицу они",
+    "pes_Arab": "خانه جنگل رفت خیابان کتاب می‌خواند است",
+    "prs_Arab": "خانه جنگل رفت سرک کتاب میخواند است",
+    "ha_Latn": "gida daji ya tafi da sauri titi littafi",
+}
+
+
+@pytest.fixture(scope="module")
+def lines() -> Lines:
+    dice = random.Random(3)
+    rows = [(label, " ".join(dice.choices(stems.split(), k=7))) for label, stems in STEMS.items() for _ in range(80)]
+    dice.shuffle(rows)
+    return Lines([text for _, text in rows], np.array([label for label, _ in rows]), np.array(["made"] * len(rows)))
+
+
+@pytest.fixture(scope="module")
+def fasttext_model(lines: Lines, tmp_path_factory: pytest.TempPathFactory) -> object:
+    import fasttext
+
+    file = tmp_path_factory.mktemp("model") / "lines.txt"
+    rows = (f"__label__{label} {normal_form(text)}\n" for label, text in zip(lines.labels, lines.texts))
+    file.write_text("".join(rows), "utf-8")
+    settings = {"dim": 8, "epoch": 8, "lr": 0.5, "minn": 1, "maxn": 5, "bucket": 1 << 21, "minCount": 10}
+    return fasttext.train_supervised(str(file), thread=1, seed=1, verbose=0, **settings)
+
+
+@pytest.fixture(scope="module")
+def model(lines: Lines, fasttext_model: object) -> LanguageModel:
+    first = of_fasttext(fasttext_model, lines)
+    members = LOOK_ALIKES[1].split()
+    group = train_group(lines, members, np.array([first.labels.index(name) for name in members]))
+    return LanguageModel(first.labels, first.buckets, first.vectors, first.end, first.output, (group,))
+
+
+def test_the_first_step_gives_the_probabilities_of_fasttext(fasttext_model: object) -> None:
+    first = of_fasttext(fasttext_model)
+    texts = ["der Wald", "новый ДОМ", "gida haus дом", "خانه", "Straße 12, über-alles", "𐌰𐌱 中文"]
+    found = words(fold(characters("\n".join(texts))))
+    owner = np.searchsorted(np.cumsum([len(text) + 1 for text in texts]), found.begins, side="right")
+    members = csr_matrix((np.ones(len(owner), np.float32), (owner, found.word)), (len(texts), len(found.keys)))
+    table = probabilities(first, found, members)
+    names, scores = fasttext_model.predict([normal_form(text) for text in texts], k=len(first.labels))  # type: ignore[attr-defined]
+    for row, (ranked, values) in enumerate(zip(names, scores)):
+        expected = {name.removeprefix("__label__"): value for name, value in zip(ranked, values)}
+        assert table[row] == pytest.approx([expected[name] for name in first.labels], abs=3e-5)
+
+
+def test_a_saved_model_answers_alike(model: LanguageModel, lines: Lines, tmp_path: Path) -> None:
+    for name in ("a.npz", "b.npz"):
+        save(model, tmp_path / name)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    again = load(tmp_path / "a.npz")
+    before, after = (next(label(one, lines.texts)).documents for one in (model, again))
+    assert (before.label == after.label).all()
+    assert np.quantile(np.abs(before.score - after.score), [0.5, 1]).tolist() < [0.001, 0.1]  # eight bits
+
+
+def test_look_alikes_are_told_apart_by_the_second_step(model: LanguageModel, lines: Lines) -> None:
+    found = evaluate(model, lines)
+    assert found.macro_f1 > 0.99
+    assert found.accepted == 0
+    assert {score.label for score in found.scores} == {*STEMS, "other"} - {"ha_Latn"}
+    assert sum(count for _, _, count in found.confusions) == round((1 - found.accuracy) * len(lines.texts))
+
+
+def test_a_text_has_no_label_of_another_script(model: LanguageModel) -> None:
+    texts = ["xqz wvk jjq zzx qqq vvv", "жжж щщщ ъъъ ффф", "ککک ژژژ ڤڤڤ ححح", "ᏣᎳᎩ ᎦᏬᏂᎯᏍᏗ"]
+    given = next(label(model, texts)).documents.label
+    for text, number in zip(texts, given):
+        name = [*LANGUAGES, "other", "und"][number]
+        assert name == "other" or {"x": "Latn", "ж": "Cyrl", "ک": "Arab"}[text[0]] == name[4:]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a model", b"\x93NUMPY"])
+def test_what_is_no_model_is_an_error_of_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.npz").write_bytes(content)
+    with pytest.raises(DataError, match="is not a language model") as error:
+        load(tmp_path / "bad.npz")
+    assert "\n" not in str(error.value)
+
+
+def test_bad_training_files_are_configuration_errors(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"text": "a", "lang": "b"}\n')
+    (tmp_path / "y.parquet").write_bytes(b"nothing")
+    (tmp_path / "z.jsonl").write_text("{broken\n")
+    for name in ("x.jsonl", "y.parquet", "z.jsonl", "absent.parquet"):
+        with pytest.raises(ConfigError, match=name):
+            read_lines([tmp_path / name])

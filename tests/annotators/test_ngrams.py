@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from annotators.ngrams import LONGEST, characters, composed, fold, ngrams, normal_form, words
+
+ALPHABET = "aàbcß İıΣж中あ한नि\u0301𐌰\u200f-9 \n"
+
+
+def fnv(gram: str) -> int:
+    """FNV-1a over UTF-8 with bytes as signed characters, as in fastText's dictionary.cc."""
+    value = 2166136261
+    for byte in gram.encode():
+        value = (value ^ (byte | 0xFFFFFF00 if byte >= 128 else byte)) * 16777619 & 0xFFFFFFFF
+    return value
+
+
+def grams(word: str) -> list[list[int]]:
+    """Hashes by length, the plain way."""
+    framed = f"<{word}>"
+    found = [[fnv(framed[at : at + size]) for at in range(len(framed) - size + 1)] for size in range(1, LONGEST + 1)]
+    found[0] = found[0][1:-1]
+    return found
+
+
+@settings(deadline=None)
+@given(st.text(ALPHABET, max_size=60))
+def test_words_and_ngrams_are_those_of_the_plain_definition(text: str) -> None:
+    spoken = normal_form(text).split()
+    found = words(fold(characters(text)))
+    different = [found.codes[a:b].tobytes().decode("utf-32-le") for a, b in zip(found.first, found.last)]
+    assert [different[number] for number in found.word] == spoken
+    assert len(set(different)) == len(different)
+    for size, (hashes, counts) in enumerate(ngrams(found)):
+        pieces = np.split(hashes, np.cumsum(counts)[:-1]) if len(counts) else []
+        assert [piece.tolist() for piece in pieces] == [grams(word)[size] for word in different]
+
+
+def test_words_are_lower_case_letters_and_marks() -> None:
+    assert normal_form("Ünïcode_2 ΣΑΣ, l’été\t中文!\u200bend") == "ünïcode σασ l été 中文 end"
+    assert normal_form("12 … \x00 😀") == ""
+
+
+@pytest.mark.parametrize("text", ["plain", "e\u0301te\u0301", "한국", ""])
+def test_composed_is_nfc(text: str) -> None:
+    import unicodedata
+
+    assert composed(text) == unicodedata.normalize("NFC", text)
+
+
+def test_lone_surrogates_are_no_letters() -> None:
+    assert len(words(fold(characters("ab\ud800cd"))).word) == 2
