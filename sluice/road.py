@@ -201,7 +201,7 @@ def _start_files(recipe: Recipe) -> dict[str, str]:
 ROAD: tuple[Stage, ...] = (
     Stage(
         "extract",
-        2,
+        3,
         "pipelines.extract.stage:run",
         "text out of files",
         _sources,
