@@ -182,7 +182,7 @@ def ask_datatrove(task: str, questions: list[Any]) -> tuple[list[Any], float] | 
     with tempfile.TemporaryDirectory() as folder:
         file, answers = Path(folder, "questions"), Path(folder, "answers")
         file.write_text("".join(json.dumps(question) + "\n" for question in questions), encoding="utf-8")
-        subprocess.run([python, str(PEER), task, str(file), str(answers)], check=True, stderr=subprocess.DEVNULL)
+        subprocess.run([python, "-P", str(PEER), task, str(file), str(answers)], check=True, stderr=subprocess.DEVNULL)
         *rows, seconds = map(json.loads, answers.read_text("utf-8").splitlines())
     return rows, seconds
 
@@ -289,7 +289,8 @@ def print_words() -> None:
         except FileNotFoundError:
             print("ICU is not installed: see annotators/segment_train.py")
             return
-        peer = ask_datatrove("words", [(LOCALES[label], text) for text in texts])
+        code = {"zh": "cmn_Hani"}.get(LOCALES[label], LOCALES[label])  # to datatrove zh has no splitter
+        peer = ask_datatrove("words", [(code, text) for text in texts])
         references += [peer[0]] if peer else []
         for name, split in (("sluice", our_words), ("two letters", pairs)):
             mine = np.array([figures(split(text)) for text in texts])
