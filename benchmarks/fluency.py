@@ -88,16 +88,30 @@ def damaged(lines: list[str]) -> dict[str, Copies]:
 Score = Callable[[list[str]], npt.NDArray[np.float64]]
 
 
-def areas(lines: list[str], copies: dict[str, Copies], score: Score, chosen: npt.NDArray[np.bool_]) -> dict[str, float]:
-    """AUC of the `chosen` lines against their copies, by the name of the damage; NaN below ten copies."""
-    real = score(lines)[chosen]
-    found = {}
-    for name, damage in copies.items():
-        kept = damage.kept & chosen
-        bad = score([text for text, keep in zip(damage.texts, kept) if keep]) if kept.sum() >= 10 else np.zeros(0)
-        truth = np.r_[np.ones(len(real), np.bool_), np.zeros(len(bad), np.bool_)]
-        found[name] = area_under_curve(truth, np.r_[real, bad]) if len(bad) and len(real) >= 10 else np.nan
-    return found
+@dataclass(frozen=True)
+class Judged:
+    """Scores of some lines, and of the copies of those that have one, by the name of the damage."""
+
+    real: npt.NDArray[np.float64]
+    copies: dict[str, npt.NDArray[np.float64]]
+    kept: dict[str, npt.NDArray[np.bool_]]
+
+    def areas(self, chosen: npt.NDArray[np.bool_]) -> dict[str, float]:
+        """AUC of the `chosen` lines against their copies, by the name of the damage; NaN below ten of either."""
+        found = {}
+        for name, scores in self.copies.items():
+            real, bad = self.real[chosen], scores[chosen[self.kept[name]]]
+            truth = np.arange(len(real) + len(bad)) < len(real)
+            enough = min(len(real), len(bad)) >= 10
+            found[name] = area_under_curve(truth, np.r_[real, bad]) if enough else np.nan
+        return found
+
+
+def judge(lines: list[str], copies: dict[str, Copies], scores: list[Score]) -> list[Judged]:
+    """What each of `scores` says of the lines and their copies."""
+    kept = {name: damage.kept for name, damage in copies.items()}
+    texts = {name: [text for text, keep in zip(damage.texts, damage.kept) if keep] for name, damage in copies.items()}
+    return [Judged(score(lines), {name: score(bad) for name, bad in texts.items()}, kept) for score in scores]
 
 
 def zlib_score(dictionary: bytes) -> Score:
@@ -148,6 +162,9 @@ def speed(lines: pl.DataFrame) -> None:
         seconds = time.process_time() - started
         size = sum(len(text.encode()) for text in texts) / len(texts)
         print(f"{name}: {len(texts) / seconds:.0f} documents of {size:.0f} bytes per CPU second")
+    started = time.process_time()
+    zlib_score(" ".join(alone[:30]).encode())(list(alone))
+    print(f"zlib, English: {len(alone) / (time.process_time() - started):.0f} documents per CPU second")
 
 
 def main() -> None:
@@ -162,7 +179,6 @@ def main() -> None:
     print(f"{'label':<22}" + "".join(f"{name:>11}" for name in FIGURES) + f"{'changed':>9}{'lines':>7}")
     kinds = ("score", "deviation", "zlib", "score, 20-60 chars", "score, over 60 chars")
     tables: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
-    seconds = {"score": 0.0, "zlib": 0.0}
     for label in labels:
         rows = train.filter(pl.col("label") == label)
         if arguments.unseen:
@@ -176,18 +192,17 @@ def main() -> None:
             model = packaged(label)
         copies = damaged(lines)
         size = np.array([len(line) for line in lines])
-        every = size > 0
         dictionary = "\n".join(rows.filter(pl.col("source") != (arguments.unseen or ""))["text"]).encode()[-(1 << 15) :]
         if label.partition("_")[2] in UNSPACED:
             del copies["words"]
-        found = {}
-        for kind, score in (("score", column(model, 0)), ("zlib", zlib_score(dictionary))):
-            started = time.process_time()
-            found[kind] = areas(lines, copies, score, every)
-            seconds[kind] += time.process_time() - started
-        found["deviation"] = areas(lines, copies, column(model, 1), every)
-        found["score, 20-60 chars"] = areas(lines, copies, column(model, 0), (size >= 20) & (size <= 60))
-        found["score, over 60 chars"] = areas(lines, copies, column(model, 0), size > 60)
+        score, deviation, packed = judge(lines, copies, [column(model, 0), column(model, 1), zlib_score(dictionary)])
+        found = {
+            "score": score.areas(size > 0),
+            "deviation": deviation.areas(size > 0),
+            "zlib": packed.areas(size > 0),
+            "score, 20-60 chars": score.areas((size >= 20) & (size <= 60)),
+            "score, over 60 chars": score.areas(size > 60),
+        }
         for kind, figures in found.items():
             tables[kind].append(figures)
         changed = float(np.mean(copies["utf-8"].kept))
@@ -204,7 +219,6 @@ def main() -> None:
             for name, bar in BARS.items()
         )
         print(f"languages at the bar, {kind}: {', '.join(counts)}")
-    print("CPU seconds: " + ", ".join(f"{kind} {spent:.1f}" for kind, spent in seconds.items()))
     if not arguments.unseen:
         speed(dev)
 
