@@ -2,7 +2,7 @@
 
 ftfy (Speer 2019) does the repair, and nothing else that it could do: entities, quotation marks, ligatures, widths, line
 ends and normalisation stay as they are. It is slow, 3 MB a CPU second, and so sees only lines in which its own sign of
-mojibake, a regular expression over pairs of characters, is found; RE2 looks for that at 100 MB a second.
+mojibake, a regular expression over pairs of characters, is found; RE2 looks for that at 200 MB a second.
 
 The repair comes before `clean_text`: the second byte of `Å` is U+0085 when it is read as Latin-1, and that would become
 the end of a line. Lines are repaired one by one, long ones in pieces, so that time and memory are bounded: at most 2

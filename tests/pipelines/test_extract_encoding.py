@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from pipelines.extract import encoding
 from pipelines.extract.encoding import FIXER, repair_encoding
 from pipelines.extract.found import Extracted, make_document
+from pipelines.extract.page import Block, Page
+from pipelines.extract.pdf_file import PdfInfo, make_documents
 from pipelines.extract.stage import run
 from schemas.job import Job
 from schemas.recipe import Extract
@@ -119,6 +121,20 @@ def test_a_byte_that_reads_as_a_line_end_is_repaired_before_lines_are_unified() 
     found = make_document("", damaged, ON, {"kind": "text"})
     assert isinstance(found, Extracted) and found.text == clean
     assert found.metadata["mended_lines"] == "1"
+
+
+def test_pages_of_a_pdf_keep_their_text() -> None:
+    sentences = [*SENTENCES.values()]
+    box = (0.0, 0.0, 100.0, 100.0)
+    damaged = [misread(sentence, "sloppy-windows-1252") for sentence in sentences]
+    contents = [sentences[number] if number % 2 else damaged[number] for number in range(len(sentences))]
+    pages = [
+        Page(number, "text_layer", "made", 1, 600, 800, [Block("paragraph", text, box)])
+        for number, text in enumerate(contents, 1)
+    ]
+    found = list(make_documents(pages, PdfInfo(len(pages), ""), ON, {}))
+    (document,) = (one for one in found if isinstance(one, Extracted))
+    assert [document.text[begin:end].strip() for _, begin, end in document.pages] == sentences
 
 
 def test_lone_surrogates_beside_mojibake() -> None:
