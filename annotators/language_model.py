@@ -25,13 +25,16 @@ from schemas.errors import DataError
 
 BUCKETS = 1 << 21  # of hashed n-grams; as many again of whole words
 
+LENGTH_POWER = 0.75
+"""How the sums of the second step shrink with the length of a text: between a mean and a vector of length 1."""
+
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Logistic regression between some labels: sum of the weights / sqrt(n-grams and words of the text) + bias."""
+    """Logistic regression between some labels: sum of the weights / (n-grams and words)**LENGTH_POWER + bias."""
 
     members: Integers  # [k] numbers of labels
     buckets: Integers  # [n] ascending
@@ -129,7 +132,7 @@ def _share_out(
         words = np.flatnonzero(np.bincount(part.indices, minlength=len(sizes)))
         sums = _sums([matrix[words] for matrix in matrices], model.tables[1 + number])
         part = part[:, words]
-        scores = part @ sums / np.sqrt(part @ sizes[words])[:, None] + group.bias
+        scores = part @ sums / (part @ sizes[words])[:, None] ** LENGTH_POWER + group.bias
         mass = table[np.ix_(texts, group.members)].sum(axis=1, keepdims=True)
         table[np.ix_(texts, group.members)] = _softmax(scores) * mass
 

@@ -23,7 +23,16 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_matrix, diags, vstack
 
 from annotators.classifier import PREFIX
-from annotators.language_model import BUCKETS, Floats, Group, Integers, LanguageModel, gram_buckets, word_buckets
+from annotators.language_model import (
+    BUCKETS,
+    LENGTH_POWER,
+    Floats,
+    Group,
+    Integers,
+    LanguageModel,
+    gram_buckets,
+    word_buckets,
+)
 from annotators.ngrams import LONGEST, SHORTEST, characters, composed, fold, ngrams, normal_form, words
 from schemas.errors import ConfigError
 
@@ -33,9 +42,10 @@ PIECE = (20, 60)  # letters
 TOGETHER = (2, 8)  # lines
 
 DIMENSIONS, EPOCHS, RATE, LEAST_WORD_COUNT = 24, 10, 1.0, 20
-KEPT = 90_000  # n-grams and words of the first step
-KEPT_IN_GROUP = 100_000  # weights: n-grams and words times labels
+KEPT = 80_000  # n-grams and words of the first step
+KEPT_IN_GROUP = 120_000  # weights: n-grams and words times labels
 LEAST_LINES = 3  # that hold a feature of a group
+UNIT = 3.0  # brings the inputs of a line near length 1, so that the penalty means the same for all groups
 PENALTY, ITERATIONS = 1e-5, 80
 
 LOOK_ALIKES = (
@@ -47,8 +57,7 @@ LOOK_ALIKES = (
     "ita_Latn lmo_Latn lij_Latn vec_Latn scn_Latn fur_Latn srd_Latn",
     "dan_Latn nob_Latn nno_Latn swe_Latn",
     "deu_Latn ltz_Latn nld_Latn lim_Latn afr_Latn",
-    "bos_Latn hrv_Latn slv_Latn",
-    "ces_Latn slk_Latn pol_Latn szl_Latn",
+    "bos_Latn hrv_Latn slv_Latn ces_Latn slk_Latn pol_Latn szl_Latn",
     "rus_Cyrl ukr_Cyrl bel_Cyrl bul_Cyrl mkd_Cyrl srp_Cyrl",
     "ind_Latn zsm_Latn jav_Latn sun_Latn min_Latn ban_Latn bjn_Latn",
     "tgl_Latn ceb_Latn war_Latn ilo_Latn pag_Latn",
@@ -230,9 +239,10 @@ def train_group(lines: Lines, members: list[str], numbers: Integers) -> Group:
     buckets = np.flatnonzero(have >= LEAST_LINES)
     sizes = np.asarray(counts.sum(axis=1)).ravel()
     rarity = np.log((1 + len(rows)) / (1 + have[buckets])).astype(np.float32)
-    inputs = diags(1 / np.sqrt(sizes)) @ counts[:, buckets] @ diags(rarity)
+    inputs = diags(UNIT / sizes**LENGTH_POWER) @ counts[:, buckets] @ diags(rarity)
     weights, bias = _regression(inputs.astype(np.float32).tocsr(), truth, len(members), _importance(lines, rows))
     # What a feature moves: its weights, as often as it is met.
+    weights *= UNIT
     moves = np.abs(weights - weights.mean(axis=1, keepdims=True)).max(axis=1) * rarity * np.sqrt(have[buckets])
     kept = np.sort(np.argsort(-moves, kind="stable")[: KEPT_IN_GROUP // len(members)])
     return Group(numbers, buckets[kept], weights[kept] * rarity[kept, None], bias)

@@ -1,5 +1,9 @@
+from itertools import pairwise
+
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from annotators.language import annotate, identify
 from annotators.train import class_figures
@@ -62,4 +66,72 @@ def test_source_code_has_the_language_of_its_comments() -> None:
 def test_macro_f1_on_the_development_lines() -> None:
     lines = pq.read_table(SHARED / "languages" / "dev.parquet", columns=["text", "label"]).slice(0, 5000)
     found = identify(lines["text"].to_pylist())
-    assert class_figures(lines["label"].to_pylist(), found["language"])["macro_f1"] >= 0.90
+    assert class_figures(lines["label"].to_pylist(), found["language"])["macro_f1"] >= 0.93
+
+
+@pytest.mark.parametrize("between", ["\n", "\n\n", "\r\n"])
+def test_a_mixed_document_has_both_languages_and_its_paragraphs_say_where(between: str) -> None:
+    german = " ".join([SENTENCES["deu_Latn"]] * 3)
+    russian = " ".join([SENTENCES["rus_Cyrl"]] * 2)
+    text = f"{german}{between}{russian}\n"
+    found = identify([text])
+    shares = {item["language"]: item["share"] for item in found["languages"][0].as_py()}
+    assert list(shares) == ["deu_Latn", "rus_Cyrl"]
+    assert sum(shares.values()) == pytest.approx(1)
+    places = found["paragraphs"][0].as_py()
+    assert [place["language"] for place in places if place["language"] != "und"] == ["deu_Latn", "rus_Cyrl"]
+    content = text.encode()
+    assert content[places[0]["begin"] : places[0]["end"]].decode().strip() == german
+    assert content[places[1]["begin"] : places[1]["end"]].decode().strip() == russian
+    assert found["language"] == ["deu_Latn"]
+    assert shares["deu_Latn"] > found["language_margin"][0]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.sampled_from([*SENTENCES.values(), "", "x", "123", "e\u0301", "\u2028", "\r"]), max_size=12))
+def test_paragraphs_tile_the_lines_of_a_document(lines: list[str]) -> None:
+    text = "\n".join(lines)
+    found = identify([text, "A line of another document that stands after it."])
+    places = found["paragraphs"][0].as_py()
+    content = text.encode()
+    assert places[0]["begin"] == 0
+    assert places[-1]["end"] == len(content)
+    for place, following in pairwise(places):
+        assert following["begin"] == place["end"] + 1
+        assert content[place["end"] : place["end"] + 1] == b"\n"
+    shares = [item["share"] for item in found["languages"][0].as_py()]
+    assert shares == sorted(shares, reverse=True)
+    assert all(0 <= place["margin"] <= place["score"] <= 1 for place in places)
+
+
+def test_documents_do_not_change_one_another() -> None:
+    texts = [*SENTENCES.values(), "", "a\n\nb"]
+    together = identify(texts)
+    for number, text in enumerate(texts):
+        alone = identify([text])
+        assert alone["language"][0] == together["language"][number]
+        assert alone["language_score"][0] == pytest.approx(together["language_score"][number], abs=1e-5)
+        assert alone["paragraphs"][0].as_py()[0]["end"] == together["paragraphs"][number].as_py()[0]["end"]
+
+
+def test_of_a_long_document_stretches_are_read() -> None:
+    text = f"{SENTENCES['deu_Latn']}\n" * 5_000 + f"{SENTENCES['rus_Cyrl']}\n" * 2_500
+    found = identify([text])
+    shares = {item["language"]: item["share"] for item in found["languages"][0].as_py()}
+    assert shares == {"deu_Latn": pytest.approx(0.7, abs=0.1), "rus_Cyrl": pytest.approx(0.3, abs=0.1)}
+    last = found["paragraphs"][0].as_py()[-2]
+    assert text.encode()[last["begin"] : last["end"]].decode() in text.split("\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "for (int i = 0; i < n; ++i) { sum += a[i] * b[i]; } return sum / (double) n;",
+        "SGVsbG8gd29ybGQhIFRoaXMgaXMgYSB0ZXN0IG9mIGJhc2U2NCB0ZXh0IHRoYXQgc2F5cyBub3RoaW5n",
+        "2024-01-01 12.5 17.25 -3.0\n2024-01-02 13.1 16.75 -2.5\n2024-01-03 11.9 18.00 -4.0",
+        '<div class="row"><span id="x1"></span><td><a href="#"></a></td></div>',
+        "3f786850e387550fdab836ed7e6dc881de23001b 89e6c98d92887913cadf06b2adb97f26cde4849b",
+    ],
+)
+def test_what_is_no_language_gets_none_of_the_labels(text: str) -> None:
+    assert identify([text])["language"][0] in ("other", "und")
