@@ -6,6 +6,7 @@ Every key here is documented by its description; `sluice recipe schema` prints t
 
 import re
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,8 +65,10 @@ def _must_be_known(what: str, names: Iterable[Any], known: Iterable[Any]) -> Non
     allowed = sorted(known)
     for name in names:
         if name not in allowed:
+            near = get_close_matches(str(name), [str(one) for one in allowed], 1)
             shown = ", ".join(str(one) for one in allowed[:30]) + (", ..." if len(allowed) > 30 else "")
-            raise ValueError(f"unknown {what} '{name}'; known are {shown}")
+            meant = f", did you mean '{near[0]}'?" if near else ";"
+            raise ValueError(f"unknown {what} '{name}'{meant} known are {shown}")
 
 
 class Columns(Section):
