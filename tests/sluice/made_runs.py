@@ -172,6 +172,8 @@ def _annotate(folder: Path, documents: int, shards: int) -> Made:
                     columns[field.name] = [DOMAINS[row % 3] for row in range(documents)]
                 elif pa.types.is_string(field.type):
                     columns[field.name] = ["x"] * documents
+                elif pa.types.is_list(field.type):
+                    columns[field.name] = [[]] * documents
                 elif pa.types.is_floating(field.type):
                     columns[field.name] = numbers.tolist()
                 else:
