@@ -11,7 +11,8 @@ reference text of that language as it cuts English reference text of the same ki
 - `published`: the English number itself.
 
 The least probability of a language label is max(.3, min(.9, median - sigma)) of the label's own documents, as in
-FineWeb-2 (`median-minus-sigma`).
+FineWeb-2 (`median-minus-sigma`). A model is surer of text that it was trained on (`seen`): where even there it does not
+reach .9, the languages are hard to tell apart, new text has far lower probabilities, and .3 stays.
 
 Where lines end with a mark less than half as often as in English, marks are not what ends a sentence, and the bound
 is 0.
@@ -111,12 +112,14 @@ class _Reference:
     values: Mapping[str, Numbers]
 
 
-def fit(labels: pa.Table, methods: Mapping[str, Method], unit: str, least: int = LEAST_DOCUMENTS) -> Thresholds:
+def fit(
+    labels: pa.Table, methods: Mapping[str, Method], unit: str, least: int = LEAST_DOCUMENTS, seen: bool = False
+) -> Thresholds:
     """Thresholds from the labels of reference documents: `columns_needed`, one row a document, in any order.
 
     `methods` names the columns that are fitted; the others keep the English bounds. Rows of no language (`other` and
     `und`) count for nothing, as do probabilities that are null. Raises ConfigError without `least` English documents
-    to compare with.
+    to compare with. `seen`: the identification of languages was trained on these documents.
     """
     labels = labels.take(pc.sort_indices(labels, [("language", "ascending"), ("document_id", "ascending")]))
     table = {name: labels[name].cast(pa.float64()).to_numpy() for name in _value_columns(methods)}
@@ -136,16 +139,16 @@ def fit(labels: pa.Table, methods: Mapping[str, Method], unit: str, least: int =
         )
     languages = {}
     for name, reference in found.items():
-        bounds = _english(english) if name == ENGLISH else {}
+        bounds = _english(english, seen) if name == ENGLISH else {}
         if name != ENGLISH and reference.documents >= least:
-            bounds = _fit(reference, english, methods)
+            bounds = _fit(reference, english, methods, seen)
         languages[name] = Fitted(documents=reference.documents, bounds=bounds)
     scripts = {}
     for script in SCRIPTS:
         members = [found[name] for name in found if script_of(name) == script]
         pooled = _pool(members) if members else None
         if pooled and pooled.documents >= least:
-            scripts[script] = Fitted(documents=pooled.documents, bounds=_fit(pooled, english, methods))
+            scripts[script] = Fitted(documents=pooled.documents, bounds=_fit(pooled, english, methods, seen))
     return Thresholds(
         format=1, unit=unit, documents=labels.num_rows, default=DEFAULT, scripts=scripts, languages=languages
     )
@@ -196,17 +199,17 @@ def _pool(parts: Sequence[_Reference]) -> _Reference:
     return _Reference(sum(part.documents for part in parts), values)
 
 
-def _english(reference: _Reference) -> dict[str, Bound]:
+def _english(reference: _Reference, seen: bool) -> dict[str, Bound]:
     """English keeps the published bounds, with what was seen of it as evidence."""
     bounds = {**ENGLISH_ONLY}
     for column, values in reference.values.items():
         published = {**DEFAULT, **ENGLISH_ONLY}[column]
-        bounds[column] = _language_score(values) if column == LANGUAGE_SCORE else _bound(published, values)
+        bounds[column] = _language_score(values, seen) if column == LANGUAGE_SCORE else _bound(published, values)
     return dict(sorted(bounds.items()))
 
 
-def _fit(reference: _Reference, english: _Reference, methods: Mapping[str, Method]) -> dict[str, Bound]:
-    bounds = {LANGUAGE_SCORE: _language_score(reference.values[LANGUAGE_SCORE])}
+def _fit(reference: _Reference, english: _Reference, methods: Mapping[str, Method], seen: bool) -> dict[str, Bound]:
+    bounds = {LANGUAGE_SCORE: _language_score(reference.values[LANGUAGE_SCORE], seen)}
     for column, method in methods.items():
         values, against = reference.values[column], english.values[column]
         published = {**DEFAULT, **ENGLISH_ONLY}[column]
@@ -254,11 +257,12 @@ def _by_quantile(limit: float, side: str, values: Numbers, english: Numbers) -> 
     return float(np.quantile(values, 1 - share, method="higher"))
 
 
-def _language_score(scores: Numbers) -> Bound:
+def _language_score(scores: Numbers, seen: bool) -> Bound:
     if not len(scores):
         return DEFAULT[LANGUAGE_SCORE]
     least = _round(float(np.clip(np.median(scores) - scores.std(), LEAST_SCORE, MOST_SCORE)))
-    return _bound(Bound(min=least, method="median-minus-sigma"), scores)
+    unsure = seen and least < MOST_SCORE
+    return _bound(DEFAULT[LANGUAGE_SCORE] if unsure else Bound(min=least, method="median-minus-sigma"), scores)
 
 
 def _bound(bound: Bound, values: Numbers) -> Bound:

@@ -157,9 +157,7 @@ def language_train(
         typer.Argument(metavar="TRAIN...", help="Parquet or JSONL files: text, label and source.", show_default=False),
     ],
     output: Annotated[str, typer.Option("--output", "-o", help="Model file, for example language.npz.")],
-    threads: Annotated[
-        int, typer.Option(min=1, help="Of fastText; with one the same lines give the same file.")
-    ] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of fastText; with one the same lines give the same file.")] = 1,
 ) -> None:
     """Train language identification; labels outside the 119 teach what is none of them."""
     from sluice.language import train_model
@@ -199,6 +197,9 @@ def quality_fit(
     label: Annotated[
         str | None, typer.Option(metavar="FIELD", help="Field with the true language; absent: it is identified.")
     ] = None,
+    seen: Annotated[
+        bool, typer.Option("--seen", help="The model of languages was trained on these documents, so it is too sure.")
+    ] = False,
     least: Annotated[
         int, typer.Option(min=1, help="Documents of a language; with fewer it takes the bounds of its script.")
     ] = 500,
@@ -215,6 +216,7 @@ def quality_fit(
         method or [],
         sentences,
         label,
+        seen,
         least,
         recipe,
         tuple(settings or ()),

@@ -40,6 +40,10 @@ _SENTENCES = (
     "are, how they are laid out or how much they repeat, so the published bounds hold for words, bullets, ellipses, "
     "line feeds, n-grams, and repeated or short lines."
 )
+_SEEN = (
+    "The model of languages was trained on this text. Where its least probability does not reach 0.9 even so, other "
+    "text has far lower ones, and the published 0.3 holds."
+)
 
 
 def fit_quality(
@@ -48,33 +52,36 @@ def fit_quality(
     methods: Sequence[str],
     sentences: bool,
     label: str | None,
+    seen: bool,
     least: int,
     recipe: str | None,
     settings: tuple[str, ...],
     columns: tuple[str, ...],
     beam_options: tuple[str, ...],
 ) -> None:
-    """Write thresholds to the file `output`; `methods` are COLUMN=METHOD, `label` a field with the true language."""
+    """Write thresholds to the file `output`; `methods` are COLUMN=METHOD, `label` a field with the true language.
+
+    `seen`: the model of languages was trained on these documents.
+    """
     unit = "sentence" if sentences else "document"
     chosen = methods_for(unit, _methods(methods))
     found = {} if any(character in source for character in "*?[") else find_given(source)
     if {"extract", "annotate"} <= set(found) and _has_labels(found["annotate"]):
-        thresholds = fit(_read(found, columns_needed(chosen), label), chosen, unit, least)
+        thresholds = fit(_read(found, columns_needed(chosen), label), chosen, unit, least, seen)
     else:
         with tempfile.TemporaryDirectory(prefix="sluice-") as folder:
             wanted = f"annotate.labels=[{','.join(LABELS)}]"
             run_stage("annotate", source, folder, recipe, (*settings, wanted), columns, beam_options)
             made = find_given(folder)
-            thresholds = fit(_read({**found, **made}, columns_needed(chosen), label), chosen, unit, least)
-    write_thresholds(output, thresholds, _head(chosen, sentences))
+            thresholds = fit(_read({**found, **made}, columns_needed(chosen), label), chosen, unit, least, seen)
+    write_thresholds(output, thresholds, _head(chosen, sentences, seen))
     _say(thresholds, least, output)
 
 
-def _head(methods: Mapping[str, Method], sentences: bool) -> str:
-    if not sentences:
-        return _HEAD
+def _head(methods: Mapping[str, Method], sentences: bool, seen: bool) -> str:
     fitted = ", ".join(column for column, method in methods.items() if method != "published")
-    return f"{_HEAD}\n{textwrap.fill(_SENTENCES.format(fitted=fitted), HEAD_WIDTH)}\n"
+    more = [_SENTENCES.format(fitted=fitted)] * sentences + [_SEEN] * seen
+    return _HEAD + "".join(f"\n{textwrap.fill(part, HEAD_WIDTH)}\n" for part in more)
 
 
 def _methods(given: Sequence[str]) -> dict[str, Method]:

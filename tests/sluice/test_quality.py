@@ -32,7 +32,7 @@ def reference(tmp_path_factory) -> Path:
 
 
 def fit(source, output, label="lang") -> None:
-    fit_quality(str(source), str(output), [], True, label, 30, None, (), (), ())
+    fit_quality(str(source), str(output), [], True, label, False, 30, None, (), (), ())
 
 
 def run(stage, source, output, *settings) -> None:
@@ -84,5 +84,5 @@ def test_thresholds_are_fitted_and_a_filter_goes_by_them(reference, tmp_path, sl
 def test_wrong_methods_stop_before_any_work(method, sentences, told, tmp_path):
     output = str(tmp_path / "out.yaml")
     with pytest.raises(ConfigError, match=told):
-        fit_quality(str(tmp_path), output, [method], sentences, None, 30, None, (), (), ())
+        fit_quality(str(tmp_path), output, [method], sentences, None, False, 30, None, (), (), ())
     assert list(tmp_path.iterdir()) == []
