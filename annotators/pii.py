@@ -102,8 +102,8 @@ _FOREIGN = re.compile(r"[^\W_A-Za-z0-9\u00aa-\u024f\u0300-\u036f\u1e00-\u1eff]")
 _LOCAL_FORM = re.compile(r"[^\W_](?:[\w.%+'-]{0,62}[\w%+-])?|_[\w.%+-]{0,62}\w")
 _DOMAIN_FORM = re.compile(r"(?:(?!-)[\w-]{1,63}(?<!-)\.){1,8}(?!-)(?:[^\W\d_]{2,24}|[xX][nN]--[A-Za-z0-9-]{2,59})")
 _NO_TOP_DOMAINS = frozenset(
-    "bmp css csv doc docx exe gif htm html ico jpeg jpg js json jsx lock log pdf php png service svg tif tiff tsx txt webp "
-    "xml yaml yml".split()
+    "bmp css csv doc docx exe gif htm html ico jpeg jpg js json jsx lock log pdf php png service svg tif tiff tsx txt "
+    "webp xml yaml yml".split()
 )
 
 
