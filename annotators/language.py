@@ -13,8 +13,8 @@ A document's probabilities are the mean of those of its paragraphs, weighted by 
 its languages are those of the letters in the paragraphs of each label.
 
 - `und`: fewer than MIN_LETTERS letters; a letter of a script without spaces counts as three.
-- `other`: it is the likeliest, or the best label has a probability below MIN_SCORE, or fewer than half of the
-  characters are letters, white space aside. The score is still that of the best of the 119.
+- `other`: it is likelier than the best label and its look-alikes together, or these have a probability below MIN_SCORE,
+  or fewer than half of the characters are letters, white space aside. The score is still that of the best label.
 
 Of source code only the comments are read, and its paragraphs are not told. Of a text of more than READ characters four
 stretches are read, evenly spaced.
@@ -46,7 +46,7 @@ STRETCHES = 4
 BATCH = 1 << 20  # characters that are worked on together
 MIN_LETTERS = 9
 MIN_PARAGRAPH = 40  # letters
-MIN_SCORE = 0.3
+MIN_SCORE = 0.45
 MIN_SCRIPT_SHARE = 0.2
 MIN_LETTER_SHARE = 0.5
 LEAST_PRIOR = 0.01
@@ -193,14 +193,14 @@ def _label_batch(model: LanguageModel, texts: list[str]) -> Labelled:
     single = single * prior[owner]
     single /= np.maximum(single.sum(axis=1, keepdims=True), 1e-30)
     mean = of_document @ (single * weight[:, None]) / total
-    answers = _answers(single, weight, written >= MIN_LETTER_SHARE * ink)
+    answers = _answers(model, single, weight, written >= MIN_LETTER_SHARE * ink)
     told = np.flatnonzero(answers.label != _UND)
     labelled = np.zeros_like(single)
     labelled[told, answers.label[told]] = weight[told]
     shares = of_document @ labelled
     counts = of_document @ scripts
     return Labelled(
-        _answers(mean, of_document @ weight, of_document @ written >= MIN_LETTER_SHARE * (of_document @ ink)),
+        _answers(model, mean, of_document @ weight, of_document @ written >= MIN_LETTER_SHARE * (of_document @ ink)),
         np.where(counts.any(axis=1), counts.argmax(axis=1), _CODES.index(NO_SCRIPT)),
         shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-30),
         answers,
@@ -274,11 +274,25 @@ def _covered(model: LanguageModel, table: Floats, scripts: Floats) -> Floats:
     return result
 
 
-def _answers(table: Floats, weight: Floats, enough_letters: npt.NDArray[np.bool_]) -> Answers:
+def _look_alikes(model: LanguageModel) -> npt.NDArray[np.bool_]:
+    """For each of the 119 labels the labels of its group, itself among them: [119, 119]."""
+    group = np.full(len(_COVERED), -1)
+    places = {label: number for number, label in enumerate(model.labels)}
+    for number, label in enumerate(_COVERED):
+        if label in places:
+            group[number] = model.group_of[places[label]]
+    return (group[:, None] == group) & (group >= 0) | np.eye(len(_COVERED), dtype=bool)
+
+
+def _answers(model: LanguageModel, table: Floats, weight: Floats, enough_letters: npt.NDArray[np.bool_]) -> Answers:
     covered = table[:, :-1]
     label = covered.argmax(axis=1)
     second, score = np.partition(covered, -2, axis=1)[:, -2:].T
-    label = np.where((score < MIN_SCORE) | (table[:, -1] > score) | ~enough_letters, _OTHER, label)
+    doubtful = np.flatnonzero((score < MIN_SCORE) | (table[:, -1] > score))
+    alike = (covered[doubtful] * _look_alikes(model)[label[doubtful]]).sum(axis=1)
+    doubtful = doubtful[(alike < MIN_SCORE) | (table[doubtful, -1] > alike)]
+    label[doubtful] = _OTHER
+    label[~enough_letters] = _OTHER
     short = weight < MIN_LETTERS
     return Answers(
         np.where(short, _UND, label),

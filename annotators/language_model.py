@@ -6,7 +6,7 @@ probability of the group is shared out anew by multinomial logistic regression o
 are sums over words, so every word of a batch is looked up once, however many texts it stands in.
 
 The file is an `npz` archive without pickled objects: buckets of hashed n-grams and words, ascending, with vectors and
-weights in 8 bits and a scale for each column. In memory they are float32.
+weights in steps of each column's scale. In memory they are float32.
 """
 
 import io
@@ -25,6 +25,7 @@ from schemas.errors import DataError
 
 BUCKETS = 1 << 21  # of hashed n-grams; as many again of whole words
 
+LEVELS = 31  # steps between 0 and the largest value of a column in the file
 LENGTH_POWER = 0.75
 """How the sums of the second step shrink with the length of a text: between a mean and a vector of length 1."""
 
@@ -179,10 +180,11 @@ def save(model: LanguageModel, path: Path) -> None:
 
 
 def _packed(name: str, buckets: Integers, values: Floats) -> dict[str, npt.NDArray[Any]]:
-    """Distances between buckets, and values in 8 bits; both compress well column by column."""
-    scale = np.maximum(np.abs(values).max(axis=0, initial=0), 1e-12) / 127
+    """Distances between buckets byte by byte, and values in steps, column by column: both compress well so."""
+    scale = np.maximum(np.abs(values).max(axis=0, initial=0), 1e-12) / LEVELS
+    steps = np.diff(buckets, prepend=0).astype("<u4")
     return {
-        f"{name}.steps": np.diff(buckets, prepend=0).astype(np.uint32),
+        f"{name}.steps": steps.view(np.uint8).reshape(-1, 4).T,
         f"{name}.scale": scale.astype(np.float32),
         f"{name}.values": np.round(values / scale).astype(np.int8).T,
     }
@@ -207,7 +209,8 @@ def load(path: Path) -> LanguageModel:
 
 
 def _unpacked(arrays: dict[str, npt.NDArray[Any]], name: str) -> tuple[Integers, Floats]:
-    buckets = np.cumsum(arrays[f"{name}.steps"].astype(np.int64))
+    steps = np.ascontiguousarray(arrays[f"{name}.steps"].T).view("<u4").ravel()
+    buckets = np.cumsum(steps.astype(np.int64))
     if len(buckets) and buckets[-1] >= 2 * BUCKETS:
         raise ValueError(f"{name}: bucket {buckets[-1]} is too high")
     return buckets, np.ascontiguousarray(arrays[f"{name}.values"].T * arrays[f"{name}.scale"])
