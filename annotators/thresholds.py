@@ -11,8 +11,8 @@ reference text of that language as it cuts English reference text of the same ki
 - `published`: the English number itself.
 
 The least probability of a language label is max(.3, min(.9, median - sigma)) of the label's own documents, as in
-FineWeb-2 (`median-minus-sigma`). A model is surer of text that it was trained on (`seen`): where even there it does not
-reach .9, the languages are hard to tell apart, new text has far lower probabilities, and .3 stays.
+FineWeb-2 (`median-minus-sigma`). A model is far surer of text that it was trained on (`seen`), so that most documents
+in languages that are hard to tell apart would fall below: there .3 stays, and what was seen is only told.
 
 Where lines end with a mark less than half as often as in English, marks are not what ends a sentence, and the bound
 is 0.
@@ -260,9 +260,10 @@ def _by_quantile(limit: float, side: str, values: Numbers, english: Numbers) -> 
 def _language_score(scores: Numbers, seen: bool) -> Bound:
     if not len(scores):
         return DEFAULT[LANGUAGE_SCORE]
+    if seen:
+        return _bound(DEFAULT[LANGUAGE_SCORE], scores)
     least = _round(float(np.clip(np.median(scores) - scores.std(), LEAST_SCORE, MOST_SCORE)))
-    unsure = seen and least < MOST_SCORE
-    return _bound(DEFAULT[LANGUAGE_SCORE] if unsure else Bound(min=least, method="median-minus-sigma"), scores)
+    return _bound(Bound(min=least, method="median-minus-sigma"), scores)
 
 
 def _bound(bound: Bound, values: Numbers) -> Bound:

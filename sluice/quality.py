@@ -36,13 +36,13 @@ moved; `published` is the English one as it stands in the papers (Gopher, FineWe
 """
 _SENTENCES = (
     f"The reference text was single sentences. They calibrate {{fitted}} ({SENTENCES} sentences are taken together as "
-    "one document) and the least probability of a language (each sentence alone). They cannot tell how long documents "
-    "are, how they are laid out or how much they repeat, so the published bounds hold for words, bullets, ellipses, "
-    "line feeds, n-grams, and repeated or short lines."
+    "one document) and, unless the model has seen them, the least probability of a language (each sentence alone). "
+    "They cannot tell how long documents are, how they are laid out or how much they repeat, so the published bounds "
+    "hold for words, bullets, ellipses, line feeds, n-grams, and repeated or short lines."
 )
 _SEEN = (
-    "The model of languages was trained on this text. Where its least probability does not reach 0.9 even so, other "
-    "text has far lower ones, and the published 0.3 holds."
+    "The model of languages was trained on this text and is far surer of it than of other text, so the published least "
+    "probability, 0.3, holds for all languages; what was seen of it is told beside."
 )
 
 
