@@ -29,7 +29,7 @@ from annotators.damage import damage
 from annotators.fluency import CELLS, Grams, Model, grams, pack
 from schemas.hashing import uniform
 
-COPIES, MOST_COPIES, ENOUGH = 3, 12, 24_000  # damaged ones of a line; more where a language has fewer than enough
+COPIES, MOST_COPIES, ENOUGH = 1, 12, 12_000  # damaged ones of a line; more where a language has fewer than enough
 JOINED = 0.15  # share of lines that get the next one of their source behind them: texts are longer than lines
 HELD_OUT = 0.1
 LINES = 256  # of a step of the fit
@@ -116,9 +116,11 @@ def _join(
 def _columns(found: list[Grams], truth: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.int32]:
     """Cell -> column of the fit, -1 for n-grams that are too rare; column 0 is for the number of characters."""
     counts = np.zeros(2 * CELLS, np.int64)
-    for part, real in zip(found, truth):
-        of_text = np.repeat(real.astype(np.int64) * CELLS, np.diff(part.starts))
-        kinds = [cells + of_text[positions] for cells, positions in part.parts()]
+    for begin in range(0, len(found), 16):  # the counts are too large to be gone through for every step
+        kinds = []
+        for part, real in zip(found[begin : begin + 16], truth[begin : begin + 16]):
+            of_text = np.repeat(real.astype(np.int64) * CELLS, np.diff(part.starts))
+            kinds += [cells + of_text[positions] for cells, positions in part.parts()]
         counts += np.bincount(np.concatenate(kinds), minlength=len(counts))
     used = (counts[CELLS:] >= 2) | (counts[:CELLS] >= 4)
     columns = np.full(CELLS + 1, -1, np.int32)
