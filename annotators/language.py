@@ -34,7 +34,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from annotators.code import code_rows, comments
 from annotators.language_model import LanguageModel, load, probabilities
-from annotators.ngrams import composed, fold, words
+from annotators.ngrams import characters, composed, fold, words
 from annotators.sidecar import sidecar
 from schemas.labels import LANGUAGE
 from schemas.languages import LANGUAGES, OTHER, UNDETERMINED, UNSPACED_SCRIPTS
@@ -46,7 +46,7 @@ STRETCHES = 4
 BATCH = 1 << 20  # characters that are worked on together
 MIN_LETTERS = 9
 MIN_PARAGRAPH = 40  # letters
-MIN_SCORE = 0.45
+MIN_SCORE = 0.35
 MIN_SCRIPT_SHARE = 0.2
 MIN_LETTER_SHARE = 0.5
 LEAST_PRIOR = 0.01
@@ -159,55 +159,90 @@ def label(model: LanguageModel, texts: list[str]) -> Iterator[Labelled]:
         yield _label_batch(model, texts[begin:])
 
 
-def _label_batch(model: LanguageModel, texts: list[str]) -> Labelled:
+@dataclass(frozen=True)
+class _Paragraphs:
+    """The paragraphs of a batch, document by document."""
+
+    codes: npt.NDArray[np.uint32]  # of all documents
+    folded: npt.NDArray[np.uint32]
+    place: npt.NDArray[np.int32]  # paragraph of each character
+    owner: Integers  # [paragraphs] document
+    begin: Integers  # in UTF-8 bytes of the text
+    end: Integers
+    letters: Floats  # weighed as for MIN_LETTERS
+    wordy: (
+        Floats  # characters of words less those that are none, by MIN_LETTER_SHARE: negative where there are too many
+    )
+    scripts: Floats  # [paragraphs, scripts] letters
+
+
+def _paragraphs(texts: list[str]) -> _Paragraphs:
     pieces = [(owner, *piece) for owner, text in enumerate(texts) for piece in _stretches(text)]
-    together = "".join(f"{composed(piece)}\n" for _, _, piece in pieces)
-    characters = np.frombuffer(together.encode("utf-32-le", "surrogatepass"), np.uint32)
-    folded = fold(characters)
-    feeds = np.flatnonzero(characters == ord("\n"))
+    codes = characters("".join(f"{composed(piece)}\n" for _, _, piece in pieces))
+    folded = fold(codes)
+    feeds = np.flatnonzero(codes == ord("\n"))
     owner, begin, end = _line_places(pieces)
-    letters = _sums_to(feeds, _letter_weights()[characters])
+    letters = _sums_to(feeds, _letter_weights()[codes])
     number = _paragraph_numbers(letters, owner)
     first = np.flatnonzero(np.diff(number, prepend=-1))
-    paragraphs, owner = len(first), owner[first]
-
-    def by_paragraph(lines: npt.NDArray) -> Floats:
-        return np.add.reduceat(lines, first).astype(np.float32)
-
-    weight = by_paragraph(letters)
-    ink, written = by_paragraph(_sums_to(feeds, _inked()[characters])), by_paragraph(_sums_to(feeds, folded != 0))
-    scripts = _script_counts(characters, number[np.searchsorted(feeds, np.arange(len(characters)))], paragraphs)
-    of_document = csr_matrix(
-        (np.ones(paragraphs, np.float32), (owner, np.arange(paragraphs))), (len(texts), paragraphs)
-    )
-
-    found = words(folded)
-    place = number[np.searchsorted(feeds, found.begins)]
-    members = csr_matrix((np.ones(len(place), np.float32), (place, found.word)), (paragraphs, len(found.keys)))
-    rows = vstack([members, of_document @ members], format="csr")
-    table = _covered(model, probabilities(model, found, rows), np.concatenate([scripts, of_document @ scripts]))
-    single, whole = table[:paragraphs], table[paragraphs:]
-
-    total = np.maximum(of_document @ weight, 1)[:, None]
-    prior = (of_document @ (single * weight[:, None]) / total + whole) / 2 + LEAST_PRIOR
-    single = single * prior[owner]
-    single /= np.maximum(single.sum(axis=1, keepdims=True), 1e-30)
-    mean = of_document @ (single * weight[:, None]) / total
-    answers = _answers(model, single, weight, written >= MIN_LETTER_SHARE * ink)
-    told = np.flatnonzero(answers.label != _UND)
-    labelled = np.zeros_like(single)
-    labelled[told, answers.label[told]] = weight[told]
-    shares = of_document @ labelled
-    counts = of_document @ scripts
-    return Labelled(
-        _answers(model, mean, of_document @ weight, of_document @ written >= MIN_LETTER_SHARE * (of_document @ ink)),
-        np.where(counts.any(axis=1), counts.argmax(axis=1), _CODES.index(NO_SCRIPT)),
-        shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-30),
-        answers,
-        owner,
+    place = np.repeat(number.astype(np.int32), np.diff(feeds, prepend=-1))
+    wordy = _sums_to(feeds, folded != 0) - MIN_LETTER_SHARE * _sums_to(feeds, _inked()[codes])
+    return _Paragraphs(
+        codes,
+        folded,
+        place,
+        owner[first],
         begin[first],
         np.maximum.reduceat(end, first),
+        np.add.reduceat(letters, first).astype(np.float32),
+        np.add.reduceat(wordy, first).astype(np.float32),
+        _script_counts(codes, place, len(first)),
     )
+
+
+def _label_batch(model: LanguageModel, texts: list[str]) -> Labelled:
+    read = _paragraphs(texts)
+    paragraphs, documents = len(read.owner), len(texts)
+    of_document = _counts(read.owner, np.arange(paragraphs), (documents, paragraphs))
+    several = np.flatnonzero(np.bincount(read.owner, minlength=documents) > 1)  # documents of several paragraphs
+    of_several = of_document[several]
+
+    found = words(read.folded)
+    members = _counts(read.place[found.begins], found.word, (paragraphs, len(found.keys)))
+    rows = vstack([members, of_several @ members], format="csr")
+    table = _covered(
+        model, probabilities(model, found, rows), np.concatenate([read.scripts, of_several @ read.scripts])
+    )
+    single, whole = table[:paragraphs], table[paragraphs:]
+
+    letters = of_document @ read.letters
+    share = read.letters[:, None] / np.maximum(letters, 1)[read.owner, None]
+    prior = np.ones((documents, single.shape[1]), np.float32)
+    prior[several] = (of_several @ (single * share) + whole) / 2 + LEAST_PRIOR
+    single = single * prior[read.owner]
+    single /= np.maximum(single.sum(axis=1, keepdims=True), 1e-30)
+    answers = _answers(model, single, read.letters, read.wordy >= 0)
+    told = np.flatnonzero(answers.label != _UND)
+    shares = _counts(
+        read.owner[told], answers.label[told], (documents, len(_COVERED) + 1), read.letters[told]
+    ).toarray()
+    scripts = of_document @ read.scripts
+    return Labelled(
+        _answers(model, of_document @ (single * share), letters, of_document @ read.wordy >= 0),
+        np.where(scripts.any(axis=1), scripts.argmax(axis=1), _CODES.index(NO_SCRIPT)),
+        shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-30),
+        answers,
+        read.owner,
+        read.begin,
+        read.end,
+    )
+
+
+def _counts(
+    rows: npt.NDArray, columns: npt.NDArray, shape: tuple[int, int], values: Floats | None = None
+) -> csr_matrix:
+    """Sum of the values, or count, of each pair of row and column."""
+    return csr_matrix((np.ones(len(rows), np.float32) if values is None else values, (rows, columns)), shape)
 
 
 def _stretches(text: str) -> Iterator[tuple[int, str]]:
@@ -250,12 +285,11 @@ def _sums_to(feeds: Integers, values: npt.NDArray) -> Integers:
     return np.diff(np.cumsum(values, dtype=np.int64)[feeds], prepend=0)
 
 
-def _script_counts(characters: npt.NDArray[np.uint32], place: Integers, paragraphs: int) -> Floats:
-    """Letters of each script in each paragraph, float32 [paragraphs, scripts]; Han beside kana counts as Japanese."""
-    scripts = _script_table()[characters]
-    letter = np.flatnonzero(scripts >= 0)
-    cells = place[letter] * len(_CODES) + scripts[letter]
-    counts = np.bincount(cells, minlength=paragraphs * len(_CODES)).reshape(paragraphs, len(_CODES)).astype(np.float32)
+def _script_counts(codes: npt.NDArray[np.uint32], place: npt.NDArray, texts: int) -> Floats:
+    """Letters of each script in each text, float32 [texts, scripts]; Han beside kana counts as Japanese."""
+    cells = place * np.int32(len(_CODES)) + _script_table()[codes]
+    counts = np.bincount(cells, minlength=texts * len(_CODES)).reshape(texts, len(_CODES)).astype(np.float32)
+    counts[:, _CODES.index(NO_SCRIPT)] = 0
     kana, han = _CODES.index("Jpan"), _CODES.index("Hani")
     japanese = (counts[:, kana] > 0) & (counts[:, kana] * 10 >= counts[:, kana] + counts[:, han])
     counts[:, kana] += np.where(japanese, counts[:, han], 0)
@@ -352,16 +386,15 @@ def _lists(kind: pa.ListType, values: list[pa.Array], counts: Integers) -> pa.Li
 
 def script_shares(texts: list[str]) -> npt.NDArray[np.float64]:
     """Share of each of SCRIPTS, and of all others, among the letters of each text: float64 [texts, scripts + 1]."""
-    lengths = [len(text) for text in texts]
-    characters = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
-    counts = _script_counts(characters, np.repeat(np.arange(len(texts)), lengths), len(texts))[:, :-1]
+    place = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
+    counts = _script_counts(characters("".join(texts)), place, len(texts))[:, :-1]
     return counts / np.maximum(counts.sum(axis=1), 1)[:, None]
 
 
 @cache
 def _script_table() -> npt.NDArray[np.int8]:
-    """Index into _CODES for every letter, -1 for what is no letter."""
-    table = np.full(0x110000, -1, dtype=np.int8)
+    """Index into _CODES for every character; what is no letter has no script."""
+    table = np.full(0x110000, _CODES.index(NO_SCRIPT), dtype=np.int8)
     for match in regex.finditer(r"\p{L}+", _assigned()):
         table[ord(match[0][0]) : ord(match[0][-1]) + 1] = _CODES.index(UNKNOWN_SCRIPT)
     for number, name in enumerate(SCRIPTS.values()):
@@ -373,7 +406,7 @@ def _script_table() -> npt.NDArray[np.int8]:
 @cache
 def _letter_weights() -> npt.NDArray[np.uint8]:
     """1 for a letter, 3 for one of a script without spaces, 0 for any other character."""
-    weights = (_script_table() >= 0).astype(np.uint8)
+    weights = (_script_table() != _CODES.index(NO_SCRIPT)).astype(np.uint8)
     names = "".join(rf"\p{{{script}}}" for script in UNSPACED_SCRIPTS)
     for match in regex.finditer(f"[{names}]", _assigned()):
         weights[ord(match[0])] *= 3
