@@ -11,6 +11,7 @@ weights in steps of each column's scale. In memory they are float32.
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -204,8 +205,19 @@ def load(path: Path) -> LanguageModel:
         labels = tuple(arrays["labels"].tobytes().decode().split("\n"))
         output = arrays["output"].astype(np.float32)
         return LanguageModel(labels, *_unpacked(arrays, "first"), arrays["end"], output, tuple(groups))
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"{path}: is not a language model of this version ({error})") from error
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except (
+        KeyError,
+        ValueError,
+        OSError,
+        AttributeError,
+        IndexError,
+        zipfile.BadZipFile,
+        EOFError,
+        zlib.error,
+    ) as error:
+        raise DataError(f"{path}: is not a language model of this version") from error
 
 
 def _unpacked(arrays: dict[str, npt.NDArray[Any]], name: str) -> tuple[Integers, Floats]:

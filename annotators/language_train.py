@@ -89,8 +89,10 @@ def read_lines(paths: Iterable[Path]) -> Lines:
     for path in paths:
         try:
             table = pq.read_table(path) if path.suffix == ".parquet" else pa.json.read_json(path)
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: there is no such file") from None
         except (OSError, pa.ArrowInvalid) as error:
-            raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"{path}: is neither Parquet nor JSONL ({str(error).splitlines()[0]})") from error
         missing = {"text", "label"} - set(table.column_names)
         if missing:
             raise ConfigError(f"{path}: there is no column '{sorted(missing)[0]}'; text and label are needed")
