@@ -8,13 +8,13 @@ it occurs, and nothing loops over words.
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 import regex
 
-from schemas.hashing import GOLDEN, scramble
+from schemas.hashing import span_hashes
 
 SHORTEST, LONGEST = 1, 5  # characters of an n-gram, with `<` and `>`
 
@@ -69,13 +69,7 @@ def words(codes: Codes) -> Words:
     np.not_equal(codes, 0, out=letter[1:-1])
     change = np.flatnonzero(letter[1:] != letter[:-1])
     begins, ends = change[0::2], change[1::2]
-    size = 1 << max(18, len(codes).bit_length())
-    powers, inverses = _powers(GOLDEN, size), _powers(pow(GOLDEN, -1, 1 << 64), size)
-    sums = np.zeros(len(codes) + 1, np.uint64)
-    np.multiply(codes, powers[: len(codes)], out=sums[1:], dtype=np.uint64)
-    np.cumsum(sums, out=sums)
-    hashes = scramble((sums[ends] - sums[begins]) * inverses[begins])
-    keys, place, word = np.unique(hashes, return_index=True, return_inverse=True)
+    keys, place, word = np.unique(span_hashes(codes, begins, ends), return_index=True, return_inverse=True)
     return Words(codes, begins, ends, word, keys, begins[place], ends[place])
 
 
@@ -133,16 +127,6 @@ def _fnv(hashes: Codes, units: list[Codes], at: npt.NDArray[np.int32]) -> Codes:
         byte = unit[at]
         hashes = np.where(byte != 0, (hashes ^ byte) * _FNV_PRIME, hashes)
     return hashes
-
-
-@lru_cache(maxsize=4)
-def _powers(base: int, size: int) -> npt.NDArray[np.uint64]:
-    """base**0, base**1, ... modulo 2**64; `size` is a power of two."""
-    powers = np.ones(size, np.uint64)
-    for bit in range(size.bit_length() - 1):
-        step = 1 << bit
-        powers[step : 2 * step] = powers[:step] * np.uint64(pow(base, step, 1 << 64))
-    return powers
 
 
 @cache

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotators.words import Codes, Positions
-from schemas.hashing import GOLDEN, scramble
+from schemas.hashing import GOLDEN, inverse_powers, powers, scramble
 
 TOP_NGRAMS = (2, 3, 4)
 DUPLICATE_NGRAMS = (5, 6, 7, 8, 9, 10)
@@ -18,29 +18,12 @@ DUPLICATE_NGRAMS = (5, 6, 7, 8, 9, 10)
 Numbers = npt.NDArray[np.float64]
 Hashes = npt.NDArray[np.uint64]
 
-_powers: tuple[Hashes, Hashes] = (np.ones(0, np.uint64), np.ones(0, np.uint64))
-
-
-def _base_powers(length: int) -> tuple[Hashes, Hashes]:
-    """The first `length` powers of the hash's base and of its inverse, modulo 2**64; kept for the next call."""
-    global _powers
-    if len(_powers[0]) < length:
-        inverse = pow(GOLDEN, -1, 1 << 64)
-        _powers = (_geometric(GOLDEN, length), _geometric(inverse, length))
-    return _powers[0][:length], _powers[1][:length]
-
-
-def _geometric(ratio: int, length: int) -> Hashes:
-    steps = np.full(length, ratio, dtype=np.uint64)
-    steps[0] = 1
-    return np.cumprod(steps, dtype=np.uint64)
-
 
 def prefix_hashes(codes: Codes) -> Hashes:
     """Polynomial hash of every prefix, one more than there are code points; see `hash_spans`."""
     prefix = np.zeros(len(codes) + 1, dtype=np.uint64)
     terms = _scrambled_codes()[codes]
-    terms *= _base_powers(len(codes))[0]
+    terms *= powers(GOLDEN, len(codes))
     np.cumsum(terms, out=prefix[1:])
     return prefix
 
@@ -52,7 +35,7 @@ def _scrambled_codes() -> Hashes:
 
 def hash_spans(prefix: Hashes, begins: Positions, ends: Positions) -> Hashes:
     """Hash of each span of code points, the same wherever the span stands."""
-    return scramble((prefix[ends] - prefix[begins]) * _base_powers(len(prefix))[1][begins])
+    return scramble((prefix[ends] - prefix[begins]) * inverse_powers(GOLDEN, len(prefix))[begins])
 
 
 def share(part: npt.NDArray, whole: npt.NDArray) -> Numbers:

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import regex
 
-from schemas.hashing import GOLDEN, scramble
+from schemas.hashing import scramble, span_hashes
 from schemas.languages import UNSPACED_SCRIPTS
 
 PIECE = 1 << 11  # characters: CPython's normalisation takes quadratic time on long runs of combining marks
@@ -133,25 +133,9 @@ def _hash_block(block: list[str], owners: list[int]) -> tuple[np.ndarray, np.nda
     letter, alone = kinds == _LETTER, kinds == _SPACELESS
     begins = np.flatnonzero((letter[1:-1] & ~letter[:-2]) | alone[1:-1])
     ends = np.flatnonzero((letter[1:-1] & ~letter[2:]) | alone[1:-1]) + 1
-    size = 1 << max(18, len(joined).bit_length())
-    powers, inverses = _powers(GOLDEN, size), _powers(pow(GOLDEN, -1, 1 << 64), size)
-    sums = np.zeros(len(joined) + 1, np.uint64)
-    np.multiply(codes, powers[: len(joined)], out=sums[1:], dtype=np.uint64)
-    np.cumsum(sums, out=sums)
-    hashes = scramble((sums[ends] - sums[begins]) * inverses[begins])
     ends_of_pieces = np.cumsum([len(piece) + 1 for piece in block])
     words = np.diff(np.searchsorted(begins, ends_of_pieces), prepend=0)
-    return hashes, alone[1 + begins], np.repeat(np.array(owners, np.int64), words)
-
-
-@lru_cache(maxsize=4)
-def _powers(base: int, size: int) -> np.ndarray:
-    """base**0, base**1, ... modulo 2**64, uint64 [size]; `size` is a power of two."""
-    powers = np.ones(size, np.uint64)
-    for bit in range(size.bit_length() - 1):
-        step = 1 << bit
-        powers[step : 2 * step] = powers[:step] * np.uint64(pow(base, step, 1 << 64))
-    return powers
+    return span_hashes(codes, begins, ends), alone[1 + begins], np.repeat(np.array(owners, np.int64), words)
 
 
 @lru_cache(maxsize=1)

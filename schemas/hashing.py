@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,36 @@ def scramble(numbers: np.ndarray, salt: str = "") -> np.ndarray:
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
+
+
+def span_hashes(codes: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """uint64 hash of each span of `codes`, the same wherever the span stands.
+
+    It is a polynomial in an odd base modulo 2**64, taken from one running sum for all spans.
+    """
+    sums = np.zeros(len(codes) + 1, np.uint64)
+    np.multiply(codes, powers(GOLDEN, len(codes)), out=sums[1:], dtype=np.uint64)
+    np.cumsum(sums, out=sums)
+    return scramble((sums[ends] - sums[begins]) * inverse_powers(GOLDEN, len(codes) + 1)[begins])
+
+
+def powers(base: int, length: int) -> np.ndarray:
+    """base**0, base**1, ... modulo 2**64, uint64 [length]; kept for the next call."""
+    return _powers(base, 1 << max(18, (length - 1).bit_length()))[:length]
+
+
+def inverse_powers(base: int, length: int) -> np.ndarray:
+    """The powers of the inverse of an odd base."""
+    return powers(pow(base, -1, 1 << 64), length)
+
+
+@lru_cache(maxsize=4)
+def _powers(base: int, size: int) -> np.ndarray:
+    found = np.ones(size, np.uint64)
+    for bit in range(size.bit_length() - 1):
+        step = 1 << bit
+        found[step : 2 * step] = found[:step] * np.uint64(pow(base, step, 1 << 64))
+    return found
 
 
 def uniform(keys: Iterable[bytes], *salt: object) -> np.ndarray:
