@@ -303,7 +303,7 @@ def _covered(model: LanguageModel, table: Floats, scripts: Floats) -> Floats:
     known = [number for number, label in enumerate(_COVERED) if label in places]
     result = np.zeros((len(table), len(_COVERED) + 1), np.float32)
     result[:, known] = table[:, [places[_COVERED[number]] for number in known]]
-    result[:, :-1] *= scripts[:, _SCRIPT_OF] >= MIN_SCRIPT_SHARE * scripts.sum(axis=1, keepdims=True)
+    result[:, :-1] *= (scripts >= MIN_SCRIPT_SHARE * scripts.sum(axis=1, keepdims=True))[:, _SCRIPT_OF]
     result[:, -1] = np.maximum(0, 1 - result[:, :-1].sum(axis=1))
     return result
 

@@ -64,22 +64,26 @@ class LanguageModel:
         return table
 
     @cached_property
-    def tables(self) -> tuple[Floats, ...]:
-        """What each step adds up for a row: vectors, then the weights of each group; row 0 is zeros."""
-        steps = [(self.buckets, self.vectors), *((group.buckets, group.weights) for group in self.groups)]
-        return tuple(self._table(buckets, values) for buckets, values in steps)
-
-    def _table(self, buckets: Integers, values: Floats) -> Floats:
-        table = np.zeros((len(self.in_first_step), values.shape[1]), np.float32)
-        table[self.rows[buckets]] = values
-        return table
+    def places(self) -> tuple[npt.NDArray[np.int32], ...]:
+        """For each step, first step and groups: row -> row of its table, 0 where the step does not know it."""
+        found = []
+        for buckets in (self.buckets, *(group.buckets for group in self.groups)):
+            place = np.zeros(int(self.rows.max()) + 1, np.int32)
+            place[self.rows[buckets]] = np.arange(1, len(buckets) + 1)
+            found.append(place)
+        return tuple(found)
 
     @cached_property
-    def in_first_step(self) -> npt.NDArray[np.bool_]:
-        """Whether the first step knows a row."""
-        known = np.zeros(int(self.rows.max()) + 1, bool)
-        known[self.rows[self.buckets]] = True
-        return known
+    def tables(self) -> tuple[Floats, ...]:
+        """What each step adds up: vectors, then the weights of each group; row 0 is zeros."""
+        steps = (self.vectors, *(group.weights for group in self.groups))
+        return tuple(np.concatenate([np.zeros((1, values.shape[1]), np.float32), values]) for values in steps)
+
+    def sums(self, step: int, parts: csr_matrix) -> Floats:
+        """Sum of what a step has for the rows of each line of `parts`."""
+        table = self.tables[step]
+        indices = self.places[step][parts.indices]
+        return csr_matrix((parts.data, indices, parts.indptr), (parts.shape[0], len(table))) @ table
 
     @cached_property
     def group_of(self) -> Integers:
@@ -107,23 +111,42 @@ def probabilities(model: LanguageModel, found: Words, members: csr_matrix) -> Fl
     """
     if not len(found.keys) or not members.shape[0]:
         return np.zeros((members.shape[0], len(model.labels)), np.float32)
-    grams = list(ngrams(found))
-    whole = word_buckets(found)
-    matrices = [_rows_of_words(model.rows[gram_buckets(hashes)], counts) for hashes, counts in grams]
-    matrices.append(_rows_of_words(model.rows[whole], np.ones(len(whole), np.int64)))
-    sizes = np.sum([counts for _, counts in grams], axis=0).astype(np.float32)
-
-    lengths = members @ (sizes + model.in_first_step[matrices[-1].indices])
-    hidden = (members @ _sums(matrices, model.tables[0]) + model.end) / (lengths + 1)[:, None]
+    parts, sizes = _parts(model, found)
+    lengths = members @ (sizes + (model.places[0][model.rows[word_buckets(found)]] != 0))
+    hidden = (members @ (model.sums(0, parts)) + model.end) / (lengths + 1)[:, None]
     table = _softmax(hidden @ model.output.T)
     table[lengths == 0] = 0
-    _share_out(model, table, members, matrices, sizes + 1)
+    _share_out(model, table, members, parts, sizes + 1)
     return table
 
 
-def _share_out(
-    model: LanguageModel, table: Floats, members: csr_matrix, matrices: list[csr_matrix], sizes: Floats
-) -> None:
+def _parts(model: LanguageModel, found: Words) -> tuple[csr_matrix, Floats]:
+    """The rows that each different word is made of, row 0 left out, and the n-grams of each word."""
+    sizes = np.zeros(len(found.keys), np.int64)
+    held = np.zeros(len(found.keys), np.int64)
+    pieces: list[tuple[npt.NDArray[np.int32], Integers]] = []
+    for hashes, counts in ngrams(found):
+        rows = model.rows[gram_buckets(hashes)]
+        known = np.flatnonzero(rows)
+        # Of each word the first n-gram's place, then how many known ones come before it.
+        have = np.diff(np.searchsorted(known, np.cumsum(counts)), prepend=0)
+        sizes += counts
+        held += have
+        pieces.append((rows[known], have))
+    whole = model.rows[word_buckets(found)]
+    pieces.append((whole[whole != 0], (whole != 0).astype(np.int64)))
+    held += whole != 0
+    offsets = np.concatenate([[0], np.cumsum(held)])
+    indices = np.empty(int(offsets[-1]), np.int32)
+    free = offsets[:-1].copy()
+    for rows, have in pieces:
+        indices[np.repeat(free - (np.cumsum(have) - have), have) + np.arange(len(rows))] = rows
+        free += have
+    shape = (len(sizes), len(model.places[0]))
+    return csr_matrix((np.ones(len(indices), np.float32), indices, offsets), shape), sizes.astype(np.float32)
+
+
+def _share_out(model: LanguageModel, table: Floats, members: csr_matrix, parts: csr_matrix, sizes: Floats) -> None:
     """Second step, in place: inside the group of a text's likeliest label."""
     chosen = np.where(table.any(axis=1), model.group_of[table.argmax(axis=1)], -1)
     for number, group in enumerate(model.groups):
@@ -132,31 +155,23 @@ def _share_out(
             continue
         part = members[texts]
         words = np.flatnonzero(np.bincount(part.indices, minlength=len(sizes)))
-        sums = _sums([matrix[words] for matrix in matrices], model.tables[1 + number])
-        part = part[:, words]
+        place = np.zeros(len(sizes), np.int32)
+        place[words] = np.arange(len(words))
+        part = csr_matrix((part.data, place[part.indices], part.indptr), (len(texts), len(words)))
+        sums = model.sums(1 + number, parts[words])
         scores = part @ sums / (part @ sizes[words])[:, None] ** LENGTH_POWER + group.bias
         mass = table[np.ix_(texts, group.members)].sum(axis=1, keepdims=True)
         table[np.ix_(texts, group.members)] = _softmax(scores) * mass
 
 
-def _rows_of_words(rows: npt.NDArray[np.int32], counts: Integers) -> csr_matrix:
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    matrix = csr_matrix((len(counts), 1 << 31 - 1), dtype=np.float32)
-    matrix.data, matrix.indices, matrix.indptr = np.ones(len(rows), np.float32), rows, offsets
-    return matrix
-
-
-def _sums(matrices: list[csr_matrix], table: Floats) -> Floats:
-    total = np.zeros((matrices[0].shape[0], table.shape[1]), np.float32)
-    for matrix in matrices:
-        part = csr_matrix((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], len(table)), copy=False)
-        total += part @ table
-    return total
-
-
 def _softmax(scores: Floats) -> Floats:
-    raised = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return (raised / raised.sum(axis=1, keepdims=True)).astype(np.float32)
+    """In place, a few texts at a time, so that they stay in the cache of the processor."""
+    for begin in range(0, len(scores), 256):
+        some = scores[begin : begin + 256]
+        some -= some.max(axis=1, keepdims=True)
+        np.exp(some, out=some)
+        some /= some.sum(axis=1, keepdims=True)
+    return scores
 
 
 def save(model: LanguageModel, path: Path) -> None:
