@@ -421,6 +421,7 @@ def _inked() -> npt.NDArray[np.bool_]:
     return table
 
 
+@cache
 def _assigned() -> str:
     # No letters are assigned above plane 3, and surrogates are no characters.
     return "".join(map(chr, [*range(0xD800), *range(0xE000, 0x32400)]))

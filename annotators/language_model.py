@@ -10,6 +10,7 @@ weights in steps of each column's scale. In memory they are float32.
 """
 
 import io
+import math
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from schemas.errors import DataError
 BUCKETS = 1 << 21  # of hashed n-grams; as many again of whole words
 
 LEVELS = 31  # steps between 0 and the largest value of a column in the file
+LARGEST = 1 << 28  # bytes of a file's arrays
 LENGTH_POWER = 0.75
 """How the sums of the second step shrink with the length of a text: between a mean and a vector of length 1."""
 
@@ -59,7 +61,9 @@ class LanguageModel:
     def rows(self) -> npt.NDArray[np.int32]:
         """Bucket -> 1 + place among all buckets that any step knows, or 0."""
         table = np.zeros(2 * BUCKETS, np.int32)
-        known = np.unique(np.concatenate([self.buckets, *(group.buckets for group in self.groups)]))
+        for buckets in (self.buckets, *(group.buckets for group in self.groups)):
+            table[buckets] = 1
+        known = np.flatnonzero(table)
         table[known] = np.arange(1, len(known) + 1)
         return table
 
@@ -207,37 +211,68 @@ def _packed(name: str, buckets: Integers, values: Floats) -> dict[str, npt.NDArr
 
 
 def load(path: Path) -> LanguageModel:
-    """The model of a file. Raises DataError for a file that is none."""
+    """The model of a file. Raises DataError for a file that is none; nothing in it can run or grow without bound."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > LARGEST:
+                raise ValueError("the arrays are too large")
+            arrays = {member.filename.removesuffix(".npy"): _array(archive, member) for member in archive.infolist()}
+        labels = tuple(arrays["labels"].tobytes().decode().split("\n"))
+        end, output = arrays["end"].astype(np.float32), arrays["output"].astype(np.float32)
+        buckets, vectors = _unpacked(arrays, "first")
         groups: list[Group] = []
         while f"group{len(groups)}.members" in arrays:
             name = f"group{len(groups)}"
-            groups.append(
-                Group(arrays[f"{name}.members"].astype(np.int64), *_unpacked(arrays, name), arrays[f"{name}.bias"])
-            )
-        labels = tuple(arrays["labels"].tobytes().decode().split("\n"))
-        output = arrays["output"].astype(np.float32)
-        return LanguageModel(labels, *_unpacked(arrays, "first"), arrays["end"], output, tuple(groups))
+            members, bias = arrays[f"{name}.members"].astype(np.int64), arrays[f"{name}.bias"].astype(np.float32)
+            groups.append(Group(members, *_unpacked(arrays, name), bias))
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except (
-        KeyError,
+        LookupError,
         ValueError,
+        TypeError,
         OSError,
-        AttributeError,
-        IndexError,
-        zipfile.BadZipFile,
         EOFError,
+        zipfile.BadZipFile,
         zlib.error,
+        SyntaxError,
     ) as error:
         raise DataError(f"{path}: is not a language model of this version") from error
+    fits = end.shape == (vectors.shape[1],) and output.shape == (len(labels), len(end)) and len(labels) > 1
+    for group in groups:
+        fits &= group.bias.shape == group.members.shape == (group.weights.shape[1],)
+        fits &= bool(np.isin(group.members, np.arange(len(labels))).all())
+    every = (end, output, vectors, *(values for group in groups for values in (group.weights, group.bias)))
+    if not fits or not all(np.isfinite(values).all() for values in every):
+        raise DataError(f"{path}: the arrays of this language model do not fit together")
+    return LanguageModel(labels, buckets, vectors, end, output, tuple(groups))
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[Any]:
+    """A member without objects, no larger than the file says that it is."""
+    with archive.open(member) as file:
+        content = io.BytesIO(file.read())
+    version = np.lib.format.read_magic(content)
+    if version != (1, 0):
+        raise ValueError("another version of arrays")
+    shape, fortran, kind = np.lib.format.read_array_header_1_0(content)
+    if kind.kind not in "iuf" or kind.itemsize * math.prod(shape) != len(content.getbuffer()) - content.tell():
+        raise ValueError("an array is not what its header says")
+    values = np.frombuffer(content.getbuffer()[content.tell() :], kind)
+    return values.reshape(shape, order="F" if fortran else "C")
 
 
 def _unpacked(arrays: dict[str, npt.NDArray[Any]], name: str) -> tuple[Integers, Floats]:
+    if arrays[f"{name}.steps"].dtype != np.uint8 or not np.isfinite(arrays[f"{name}.scale"]).all():
+        raise ValueError(f"{name}: steps are bytes and scales are numbers")
     steps = np.ascontiguousarray(arrays[f"{name}.steps"].T).view("<u4").ravel()
     buckets = np.cumsum(steps.astype(np.int64))
-    if len(buckets) and buckets[-1] >= 2 * BUCKETS:
-        raise ValueError(f"{name}: bucket {buckets[-1]} is too high")
-    return buckets, np.ascontiguousarray(arrays[f"{name}.values"].T * arrays[f"{name}.scale"])
+    values = np.ascontiguousarray(arrays[f"{name}.values"].T * arrays[f"{name}.scale"].astype(np.float32))
+    if (
+        values.ndim != 2
+        or len(values) != len(buckets)
+        or not (steps[1:] > 0).all()
+        or buckets.max(initial=0) >= 2 * BUCKETS
+    ):
+        raise ValueError(f"{name}: buckets and values do not match")
+    return buckets, values.astype(np.float32)

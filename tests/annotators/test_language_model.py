@@ -96,6 +96,33 @@ def test_what_is_no_model_is_an_error_of_one_line(tmp_path: Path, content: bytes
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("end", np.full(8, np.nan, np.float32)),
+        ("end", np.zeros(3, np.float32)),
+        ("end", np.array(["a"])),
+        ("end", np.array([None])),
+        ("labels", np.frombuffer(b"a\nb", np.uint8)),
+        ("first.steps", np.zeros((4, 5), np.uint8)),
+        ("first.steps", np.full((4, 5), 255, np.uint8)),
+        ("first.scale", np.full(8, np.inf, np.float32)),
+        ("group0.members", np.array([0, 99], np.int16)),
+        ("group0.bias", np.zeros(5, np.float32)),
+    ],
+)
+def test_arrays_that_do_not_fit_are_an_error(
+    model: LanguageModel, tmp_path: Path, name: str, value: np.ndarray
+) -> None:
+    save(model, tmp_path / "good.npz")
+    with np.load(tmp_path / "good.npz") as archive:
+        arrays = {key: archive[key] for key in archive.files}
+    assert name in arrays
+    np.savez(tmp_path / "bad.npz", **(arrays | {name: value}))
+    with pytest.raises(DataError, match="language model"):
+        load(tmp_path / "bad.npz")
+
+
 def test_bad_training_files_are_configuration_errors(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"text": "a", "lang": "b"}\n')
     (tmp_path / "y.parquet").write_bytes(b"nothing")
