@@ -260,7 +260,7 @@ def test_the_walk_takes_time_in_proportion_to_the_page() -> None:
         return time.process_time() - begin
 
     seconds(100)
-    assert seconds(3_200) < 20 * max(seconds(400), 0.01)
+    assert min(seconds(3_200) for _ in range(3)) < 24 * max(seconds(400), 0.01)  # 64 times, if it were quadratic
 
 
 @given(st.binary(max_size=300))

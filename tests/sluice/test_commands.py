@@ -34,7 +34,7 @@ def documents(tmp_path_factory):
         )
         for _ in range(38)
     ]
-    texts += [texts[7], "Too short."]
+    texts += [texts[7], "This is far too short."]
     path = tmp_path_factory.mktemp("documents") / "texts.jsonl"
     path.write_text("".join(json.dumps({"key": f"k{i}", "body": text}) + "\n" for i, text in enumerate(texts)))
     return path, texts

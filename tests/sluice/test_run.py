@@ -291,7 +291,8 @@ def test_a_model_with_experts_goes_the_whole_road(copy, sluice):
     assert stages_that_ran(run, before) == ROAD[10:]
     lines = [json.loads(line) for line in (run / "pretrain" / "metrics.jsonl").read_text().splitlines()]
     assert len(lines[-1]["expert_load"]) == 2 and len(lines[-1]["expert_load"][0]) == 8
-    assert lines[-1]["loss"] < lines[1]["loss"]
+    first = [line["loss"] for line in lines[1:] if line["stage"] == lines[1]["stage"]]  # later ones have other text
+    assert first[-1] < first[0]
     assert "Load of the experts" in (run / "report.html").read_text()
     model = AutoModelForCausalLM.from_pretrained(run / "export" / "model")
     assert (model.config.num_experts, model.config.num_experts_per_tok, model.config.norm_topk_prob) == (8, 2, True)
