@@ -1,7 +1,10 @@
 """The command line. Every command is thin: it reads its arguments and calls a room, imported when needed."""
 
+import atexit
+import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import Annotated, Any
 
@@ -436,7 +439,25 @@ def _stage(
     run_stage(name, source, output, recipe, tuple(settings or ()), tuple(columns or ()), context.obj)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main() -> None:
+    """Entry point of the command: runs it and ends the process.
+
+    Threads of Arrow may still be winding up when the interpreter takes itself down, which then ends in an abort after
+    all work is done. So what is to be done at the end is done here, and the process leaves without the rest.
+    """
+    code: Any = 0
+    try:
+        command()
+    except SystemExit as end:
+        code = end.code
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a pipe that nobody reads any more
+            stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def command(arguments: list[str] | None = None) -> None:
     """Entry point. Beam's options stand after `--`.
 
     Exit codes: 0 done, or training stopped with everything saved; 1 failed; 2 bad configuration; 130 and 143 stopped
@@ -479,8 +500,6 @@ def _leave(number: int, frame: FrameType | None) -> None:
     An exception would have to find its way out of Beam, which turns it into pages of something else. Training has a
     handler of its own, which saves a checkpoint.
     """
-    import os
-
     import psutil
 
     for child in psutil.Process().children(recursive=True):
