@@ -96,16 +96,26 @@ def read_lines(paths: Iterable[Path]) -> Lines:
         missing = {"text", "label"} - set(table.column_names)
         if missing:
             raise ConfigError(f"{path}: there is no column '{sorted(missing)[0]}'; text and label are needed")
-        texts += table["text"].to_pylist()
-        labels += table["label"].to_pylist()
-        sources += table["source"].to_pylist() if "source" in table.column_names else [""] * table.num_rows
+        if "source" not in table.column_names:
+            table = table.append_column("source", pa.array([""] * table.num_rows, pa.string()))
+        for column, values in (("text", texts), ("label", labels), ("source", sources)):
+            found = table[column].to_pylist()
+            wrong = next((row for row, value in enumerate(found) if not isinstance(value, str)), None)
+            if wrong is not None:
+                raise ConfigError(f"{path}: row {wrong}: '{column}' is {found[wrong]!r:.40} and has to be text")
+            values += found
     if not texts:
-        raise ConfigError("there are no lines to learn from")
+        raise ConfigError("there are no lines")
     return Lines(texts, np.array(labels, str), np.array(sources, str))
 
 
 def train(lines: Lines, threads: int, tell: Callable[[str], None]) -> LanguageModel:
-    """Both steps; `tell` hears what is under way. With one thread the same lines give the same model."""
+    """Both steps; `tell` hears what is under way. With one thread the same lines give the same model.
+
+    Raises ConfigError for lines that no model can be made from.
+    """
+    if len(lines.texts) < LEAST_WORD_COUNT or len(np.unique(lines.labels)) < 2:
+        raise ConfigError(f"a model needs at least {LEAST_WORD_COUNT} lines of at least two labels")
     tell(f"fastText on {len(lines.texts):,} lines")
     first = train_first(lines, threads)
     groups = []

@@ -8,7 +8,7 @@ from scipy.sparse import csr_matrix
 from annotators.language import label
 from annotators.language_model import LanguageModel, load, probabilities, save
 from annotators.language_scores import evaluate
-from annotators.language_train import LOOK_ALIKES, Lines, of_fasttext, read_lines, train_group
+from annotators.language_train import LOOK_ALIKES, Lines, of_fasttext, read_lines, train, train_group
 from annotators.ngrams import characters, fold, normal_form, words
 from schemas.errors import ConfigError, DataError
 from schemas.languages import LANGUAGES
@@ -127,6 +127,16 @@ def test_bad_training_files_are_configuration_errors(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"text": "a", "lang": "b"}\n')
     (tmp_path / "y.parquet").write_bytes(b"nothing")
     (tmp_path / "z.jsonl").write_text("{broken\n")
-    for name in ("x.jsonl", "y.parquet", "z.jsonl", "absent.parquet"):
+    (tmp_path / "null.jsonl").write_text('{"text": "a", "label": "b"}\n{"text": null, "label": "b"}\n')
+    (tmp_path / "number.jsonl").write_text('{"text": "a", "label": 1}\n')
+    for name in ("x.jsonl", "y.parquet", "z.jsonl", "absent.parquet", "null.jsonl: row 1", "number.jsonl: row 0"):
         with pytest.raises(ConfigError, match=name):
-            read_lines([tmp_path / name])
+            read_lines([tmp_path / name.partition(":")[0]])
+
+
+def test_too_little_to_learn_from_is_a_configuration_error() -> None:
+    few = Lines(["hello world", "bonjour le monde"], np.array(["eng_Latn", "fra_Latn"]), np.array(["", ""]))
+    alike = Lines(["hello world"] * 50, np.array(["eng_Latn"] * 50), np.array([""] * 50))
+    for lines in (few, alike):
+        with pytest.raises(ConfigError, match="at least 20 lines of at least two labels"):
+            train(lines, 1, lambda step: None)
