@@ -37,7 +37,7 @@ from annotators.language_model import LanguageModel, load, probabilities
 from annotators.ngrams import characters, composed, fold, words
 from annotators.sidecar import sidecar
 from schemas.labels import LANGUAGE
-from schemas.languages import LANGUAGES, OTHER, UNDETERMINED, UNSPACED_SCRIPTS
+from schemas.languages import LANGUAGES, OTHER, UNDETERMINED, UNSPACED_SCRIPTS, script_of
 
 VERSION = "2"
 
@@ -97,11 +97,8 @@ Kana counts as `Jpan`, and so does Han in a text with at least one kana in ten s
 """
 
 _CODES = (*SCRIPTS, UNKNOWN_SCRIPT, NO_SCRIPT)
-_MODEL_SCRIPT = {"Hans": "Hani", "Hant": "Hani"}
 _COVERED = tuple(LANGUAGES)
-_SCRIPT_OF = np.array(
-    [_CODES.index(_MODEL_SCRIPT.get(language.script, language.script)) for language in LANGUAGES.values()]
-)
+_SCRIPT_OF = np.array([_CODES.index(script_of(label)) for label in _COVERED])
 NAMES = np.array([*_COVERED, OTHER, UNDETERMINED])
 _OTHER, _UND = len(_COVERED), len(_COVERED) + 1
 

@@ -34,8 +34,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.errors import ConfigError
-from schemas.languages import LANGUAGES
-from schemas.thresholds import SCRIPTS, Bound, Fitted, Method, Thresholds, script_of
+from schemas.languages import LANGUAGES, script_of
+from schemas.thresholds import SCRIPTS, Bound, Fitted, Method, Thresholds
 
 ENGLISH = "eng_Latn"
 LEAST_DOCUMENTS = 500  # of a language; with fewer it has the bounds of its script

@@ -223,6 +223,12 @@ LABELS: tuple[str, ...] = (*LANGUAGES, OTHER, UNDETERMINED)
 """Every value the column `language` of the labels can have."""
 
 
+def script_of(label: str) -> str:
+    """The script of one of the 119 labels as the column `script` has it, for example `Hani` for zho_Hant."""
+    script = LANGUAGES[label].script
+    return "Hani" if script in ("Hans", "Hant") else script  # letters alone do not tell the two apart
+
+
 def group(label: str) -> str:
     """Coarse group of a language label, one of GROUPS. `other` and `und` are in the group `other`.
 

@@ -16,22 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from schemas import paths
 from schemas.errors import ConfigError
 from schemas.hashing import digest
-from schemas.languages import LANGUAGES
+from schemas.languages import LANGUAGES, script_of
 from schemas.recipe import NO_THRESHOLDS, NUMERIC_LABELS, SHIPPED_THRESHOLDS, Range
 
 SHIPPED_FILE = Path(__file__).with_name("thresholds.yaml")
 
 Method = Literal["published", "mean-sigma", "quantile", "median-ratio", "median-minus-sigma"]
 Count = Annotated[int, Field(ge=0)]
-
-_SCRIPT_OF_LETTERS = {"Hans": "Hani", "Hant": "Hani"}  # letters alone do not tell the two apart
-
-
-def script_of(label: str) -> str:
-    """The script of one of the 119 labels as the column `script` has it, for example `Hani` for zho_Hant."""
-    script = LANGUAGES[label].script
-    return _SCRIPT_OF_LETTERS.get(script, script)
-
 
 SCRIPTS: tuple[str, ...] = tuple(sorted({script_of(label) for label in LANGUAGES}))
 """ISO 15924 codes of the scripts of the 119 languages."""

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import ConfigError
-from schemas.languages import LANGUAGES
+from schemas.languages import LANGUAGES, script_of
 from schemas.recipe import NUMERIC_LABELS
 from schemas.thresholds import (
     SCRIPTS,
@@ -16,7 +16,6 @@ from schemas.thresholds import (
     find_thresholds,
     needs,
     read_thresholds,
-    script_of,
     write_thresholds,
 )
 
