@@ -38,8 +38,8 @@ import pyarrow as pa
 
 from annotators.code import code_rows
 from annotators.sidecar import sidecar
-from annotators.text import sample
-from schemas.hashing import GOLDEN
+from annotators.text import chunks, sample
+from schemas.hashing import GOLDEN, inverse_powers, powers
 from schemas.labels import FLUENCY
 
 VERSION = "1"
@@ -62,7 +62,6 @@ _EDGE = 10  # the beginning or end of a line
 _SPACE = 32
 _DROPPED = (0xAD, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), 0x2060, *range(0x2066, 0x206A), 0xFEFF)
 _STEP = np.uint32(0x9E3779B1)
-_INVERSE = pow(GOLDEN, -1, 1 << 64)
 
 Cells = npt.NDArray[np.uint32]
 Positions = npt.NDArray[np.intp]
@@ -199,9 +198,9 @@ def _words(
         return
     change = np.flatnonzero(letter[1:] != letter[:-1]) + 1  # an edge is no letter, so they come in pairs
     begins, ends = change[::2], change[1::2]
-    powers = np.cumprod(np.r_[np.uint64(1), np.full(len(folded), GOLDEN, np.uint64)])
-    inverses = np.cumprod(np.r_[np.uint64(1), np.full(len(folded), _INVERSE, np.uint64)])
-    sums = np.r_[np.uint64(0), np.cumsum((folded.astype(np.uint64) + np.uint64(0x1234567)) * powers[:-1])]
+    inverses = inverse_powers(GOLDEN, len(folded) + 1)
+    terms = (folded.astype(np.uint64) + np.uint64(0x1234567)) * powers(GOLDEN, len(folded))
+    sums = np.r_[np.uint64(0), np.cumsum(terms)]
 
     def span(begin: Positions, end: Positions) -> npt.NDArray[np.uint32]:
         return ((sums[end] - sums[begin]) * inverses[begin] >> np.uint64(29)).astype(np.uint32)
@@ -329,19 +328,6 @@ def fluency(texts: list[str], labels: list[str | None]) -> npt.NDArray[np.float6
         model = packaged_model(label)
         if model is None:
             continue
-        for part in _chunks(chosen, texts):
-            found[:, part] = model.judge([texts[row] for row in part])
+        for part in chunks((len(texts[row]) for row in chosen), CHUNK_CHARACTERS):
+            found[:, chosen[part]] = model.judge([texts[row] for row in chosen[part]])
     return found
-
-
-def _chunks(rows: list[int], texts: list[str]) -> Iterator[list[int]]:
-    chunk: list[int] = []
-    size = 0
-    for row in rows:
-        if chunk and size + len(texts[row]) > CHUNK_CHARACTERS:
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(row)
-        size += len(texts[row])
-    if chunk:
-        yield chunk

@@ -36,6 +36,7 @@ from annotators.code import code_rows, comments
 from annotators.language_model import LanguageModel, load, probabilities
 from annotators.ngrams import characters, composed, fold, words
 from annotators.sidecar import sidecar
+from annotators.text import assigned, chunks
 from schemas.labels import LANGUAGE
 from schemas.languages import LANGUAGES, OTHER, UNDETERMINED, UNSPACED_SCRIPTS, script_of
 
@@ -145,15 +146,8 @@ def identify(texts: list[str]) -> dict[str, Any]:
 
 def label(model: LanguageModel, texts: list[str]) -> Iterator[Labelled]:
     """Answers for consecutive batches of the texts."""
-    begin = size = 0
-    for number, text in enumerate(texts):
-        length = min(len(text), READ)
-        if size and size + length > BATCH:
-            yield _label_batch(model, texts[begin:number])
-            begin, size = number, 0
-        size += length
-    if begin < len(texts):
-        yield _label_batch(model, texts[begin:])
+    for part in chunks((min(len(text), READ) for text in texts), BATCH):
+        yield _label_batch(model, texts[part])
 
 
 @dataclass(frozen=True)
@@ -392,10 +386,10 @@ def script_shares(texts: list[str]) -> npt.NDArray[np.float64]:
 def _script_table() -> npt.NDArray[np.int8]:
     """Index into _CODES for every character; what is no letter has no script."""
     table = np.full(0x110000, _CODES.index(NO_SCRIPT), dtype=np.int8)
-    for match in regex.finditer(r"\p{L}+", _assigned()):
+    for match in regex.finditer(r"\p{L}+", assigned()):
         table[ord(match[0][0]) : ord(match[0][-1]) + 1] = _CODES.index(UNKNOWN_SCRIPT)
     for number, name in enumerate(SCRIPTS.values()):
-        for match in regex.finditer(rf"[\p{{{name}}}&&\p{{L}}]+", _assigned(), flags=regex.V1):
+        for match in regex.finditer(rf"[\p{{{name}}}&&\p{{L}}]+", assigned(), flags=regex.V1):
             table[ord(match[0][0]) : ord(match[0][-1]) + 1] = number
     return table
 
@@ -405,7 +399,7 @@ def _letter_weights() -> npt.NDArray[np.uint8]:
     """1 for a letter, 3 for one of a script without spaces, 0 for any other character."""
     weights = (_script_table() != _CODES.index(NO_SCRIPT)).astype(np.uint8)
     names = "".join(rf"\p{{{script}}}" for script in UNSPACED_SCRIPTS)
-    for match in regex.finditer(f"[{names}]", _assigned()):
+    for match in regex.finditer(f"[{names}]", assigned()):
         weights[ord(match[0])] *= 3
     return weights
 
@@ -414,11 +408,5 @@ def _letter_weights() -> npt.NDArray[np.uint8]:
 def _inked() -> npt.NDArray[np.bool_]:
     """Whether a character is anything but white space."""
     table = np.ones(0x110000, bool)
-    table[[ord(character) for character in _assigned() if character.isspace()]] = False
+    table[[ord(character) for character in assigned() if character.isspace()]] = False
     return table
-
-
-@cache
-def _assigned() -> str:
-    # No letters are assigned above plane 3, and surrogates are no characters.
-    return "".join(map(chr, [*range(0xD800), *range(0xE000, 0x32400)]))

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import regex
 
 from annotators.repetition import Hashes, Numbers, hash_spans, repeated_spans, share
+from annotators.text import assigned
 from annotators.words import LOWER, MARK, NO_SPACES, SPACE, Codes, Kinds, Mask, Positions, members
 
 SHORT_LINE = 30  # characters, as in FineWeb
@@ -105,8 +106,7 @@ def line_statistics(
 @cache
 def sentence_ends() -> Mask:
     """Which code points end a sentence: bool [0x110000]; Unicode leaves out those of Tibetan, Georgian and Khmer."""
-    everything = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x32400)]))
-    return members("".join(regex.findall(r"\p{Sentence_Terminal}", everything)) + "།༎჻៖")
+    return members("".join(regex.findall(r"\p{Sentence_Terminal}", assigned())) + "།༎჻៖")
 
 
 @cache

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import regex
 
+from annotators.text import assigned
 from schemas.hashing import span_hashes
 
 SHORTEST, LONGEST = 1, 5  # characters of an n-gram, with `<` and `>`
@@ -132,7 +133,6 @@ def _fnv(hashes: Codes, units: list[Codes], at: npt.NDArray[np.int32]) -> Codes:
 @cache
 def _folded() -> Codes:
     table = np.zeros(0x110000, np.uint32)
-    everything = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x32400)]))  # no letters are assigned above
-    for match in regex.finditer(r"[\p{L}\p{M}]", everything):
+    for match in regex.finditer(r"[\p{L}\p{M}]", assigned()):
         table[ord(match[0])] = ord(match[0].lower()[0])
     return table

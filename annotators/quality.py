@@ -33,7 +33,6 @@ with closing punctuation; lines of more than 30 characters. It ranks copies of t
 debris around it survives) and is not meant to compare unrelated texts.
 """
 
-from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -44,6 +43,7 @@ import pyarrow.compute as pc
 from annotators.lines import ELLIPSIS, line_statistics
 from annotators.repetition import Hashes, Numbers, hash_spans, prefix_hashes, repeated_ngrams, share
 from annotators.sidecar import sidecar
+from annotators.text import chunks
 from annotators.words import DIGIT, LETTER, SPACE, Codes, Positions, kinds_of_characters, runs, tokens
 from schemas.labels import QUALITY
 
@@ -61,7 +61,9 @@ def annotate(batch: pa.RecordBatch) -> pa.RecordBatch:
         "characters": pc.utf8_length(text).to_numpy(zero_copy_only=False),
         "bytes": pc.binary_length(text).to_numpy(zero_copy_only=False),
     }
-    parts = [statistics(chunk) for chunk in _chunks(text)]
+    judged = pc.utf8_slice_codeunits(text, 0, MAX_CHARACTERS)
+    sizes = np.minimum(columns["characters"], MAX_CHARACTERS).tolist()
+    parts = [statistics(judged[chunk].to_pylist()) for chunk in chunks(sizes, CHUNK_CHARACTERS)]
     for name in QUALITY.names[4:]:
         if name not in columns:
             columns[name] = np.concatenate([part[name] for part in parts]) if parts else np.zeros(0)
@@ -133,20 +135,6 @@ def _score(values: dict[str, Numbers], alphabetic: Numbers) -> Numbers:
         1 - values["short_line_ratio"],
     )
     return np.where(values["words"] > 0, sum(parts) / len(parts), 0.0)
-
-
-def _chunks(text: pa.LargeStringArray) -> Iterator[list[str]]:
-    chunk: list[str] = []
-    size = 0
-    for scalar in pc.utf8_slice_codeunits(text, 0, MAX_CHARACTERS):
-        value = scalar.as_py()
-        if chunk and size + len(value) > CHUNK_CHARACTERS:
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(value)
-        size += len(value)
-    if chunk:
-        yield chunk
 
 
 def _join(texts: list[str]) -> tuple[Codes, Positions, Positions]:

@@ -1,5 +1,8 @@
 """What the classifiers read of a text: a bounded sample, in a normal form."""
 
+from collections.abc import Iterable, Iterator
+from functools import cache
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,6 +26,24 @@ def windows(text: str, size: int, count: int) -> list[str]:
 def sample(text: str, size: int, count: int) -> str:
     """The whole text if it has at most `size * count` characters, else its `windows`, one a line."""
     return text if len(text) <= size * count else "\n".join(windows(text, size, count))
+
+
+def chunks(sizes: Iterable[int], limit: int) -> Iterator[slice]:
+    """Stretches of consecutive texts whose sizes add up to at most `limit`; a larger text is a stretch of its own."""
+    begin = total = end = 0
+    for end, size in enumerate(sizes, 1):
+        if end - 1 > begin and total + size > limit:
+            yield slice(begin, end - 1)
+            begin, total = end - 1, 0
+        total += size
+    if end > begin:
+        yield slice(begin, end)
+
+
+@cache
+def assigned() -> str:
+    """Every character that may be a letter, a mark or a space: none are above plane 3, and surrogates are none."""
+    return "".join(map(chr, [*range(0xD800), *range(0xE000, 0x32400)]))
 
 
 def letters_only(texts: list[str]) -> list[str]:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import regex
 
 from annotators.segment import begins_word
+from annotators.text import assigned
 from schemas.languages import UNSPACED_SCRIPTS
 
 Codes = npt.NDArray[np.uint32]
@@ -62,9 +63,8 @@ def kinds_of_characters() -> Kinds:
             kinds[code] = MARK | FRONT | END_AFTER_DIGIT
         elif category[0] in "PS":
             kinds[code] = MARK | FRONT | END | (DIVIDES if category == "So" else 0)
-    everything = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x32400)]))
     scripts = "".join(rf"\p{{{script}}}" for script in UNSPACED_SCRIPTS)
-    for match in regex.finditer(f"[{scripts}{_KANA_MARKS}]+", everything):
+    for match in regex.finditer(f"[{scripts}{_KANA_MARKS}]+", assigned()):
         letters = kinds[ord(match[0][0]) : ord(match[0][-1]) + 1]
         letters[letters & LETTER != 0] |= NO_SPACES
     special = {

@@ -1,6 +1,7 @@
 """What all annotators promise: the schema, the same rows however a batch is cut, and an answer for any text."""
 
 import time
+from itertools import pairwise
 
 import pyarrow as pa
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotators.table import annotate, annotator
+from annotators.text import chunks
 from schemas.errors import ConfigError
 from schemas.labels import ANNOTATORS, DOMAINS, check_sidecar
 from schemas.languages import LABELS
@@ -90,3 +92,12 @@ def test_a_huge_line_takes_bounded_time(name: str) -> None:
 def test_unknown_annotator_is_a_configuration_error() -> None:
     with pytest.raises(ConfigError, match="no annotator 'topic'; choose from language, quality"):
         annotator("topic")
+
+
+@given(st.lists(st.integers(0, 12), max_size=30))
+def test_chunks_are_all_texts_in_order_and_as_large_as_they_may_be(sizes: list[int]) -> None:
+    found = list(chunks(sizes, 10))
+    assert [size for chunk in found for size in sizes[chunk]] == sizes
+    for chunk, following in pairwise(found):
+        assert sum(sizes[chunk]) <= 10 or len(sizes[chunk]) == 1
+        assert sum(sizes[chunk]) + sizes[following.start] > 10
