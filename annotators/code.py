@@ -6,6 +6,8 @@ and domain are labelled independently.
 """
 
 import re
+import weakref
+from collections.abc import Callable
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -35,10 +37,22 @@ _LANGUAGE_KEYS = ("code", "programming_language")
 _PROSE_KINDS = ("docstrings", "docx", "epub", "html", "pdf")  # by extraction, whatever the file is called
 
 
-def code_rows(batch: pa.RecordBatch) -> list[bool]:
-    """For each document of `batch` (columns text, path, metadata), whether it is source code."""
-    rows = zip(batch["path"].to_pylist(), batch["metadata"].to_pylist(), batch["text"])
-    return [_is_code_row(path, dict(metadata or ()), text) for path, metadata, text in rows]
+_last: tuple[Callable[[], pa.RecordBatch | None], tuple[bool, ...]] = (lambda: None, ())
+
+
+def code_rows(batch: pa.RecordBatch) -> tuple[bool, ...]:
+    """For each document of `batch` (columns text, path, metadata), whether it is source code.
+
+    Several annotators ask about a batch one after the other, so the last answer is kept, as one value: batches may be
+    asked about in several threads.
+    """
+    global _last
+    known, answer = _last
+    if known() is not batch:
+        rows = zip(batch["path"].to_pylist(), batch["metadata"].to_pylist(), batch["text"])
+        answer = tuple(_is_code_row(path, dict(metadata or ()), text) for path, metadata, text in rows)
+        _last = (weakref.ref(batch), answer)
+    return answer
 
 
 def _is_code_row(path: str, metadata: dict[str, str], text: pa.Scalar) -> bool:

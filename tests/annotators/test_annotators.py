@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from annotators.code import code_rows
 from annotators.table import annotate, annotator
 from annotators.text import chunks
 from schemas.errors import ConfigError
@@ -101,3 +102,8 @@ def test_chunks_are_all_texts_in_order_and_as_large_as_they_may_be(sizes: list[i
     for chunk, following in pairwise(found):
         assert sum(sizes[chunk]) <= 10 or len(sizes[chunk]) == 1
         assert sum(sizes[chunk]) + sizes[following.start] > 10
+
+
+def test_whether_a_document_is_code_is_told_of_the_batch_that_is_asked_about() -> None:
+    prose, code = documents(["Some words."], ["a.txt"]), documents(["int x;"], ["a.c"])
+    assert [code_rows(batch) for batch in (prose, code, code, prose)] == [(False,), (True,), (True,), (False,)]
