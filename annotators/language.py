@@ -39,6 +39,7 @@ from annotators.sidecar import sidecar
 from annotators.text import assigned, chunks
 from schemas.labels import LANGUAGE
 from schemas.languages import LANGUAGES, OTHER, UNDETERMINED, UNSPACED_SCRIPTS, script_of
+from schemas.tables import struct_lists
 
 VERSION = "2"
 
@@ -352,7 +353,7 @@ def _share_lists(shares: Floats) -> pa.ListArray:
     kept = sorted_shares >= MIN_SHARE
     kind = LANGUAGE.field("languages").type
     values = [pa.array(NAMES[order[kept]], pa.string()), pa.array(sorted_shares[kept].astype(np.float32))]
-    return _lists(kind, values, kept.sum(axis=1))
+    return struct_lists(kind, values, kept.sum(axis=1))
 
 
 def _paragraph_lists(part: Labelled, tell: npt.NDArray[np.bool_]) -> pa.ListArray:
@@ -365,13 +366,8 @@ def _paragraph_lists(part: Labelled, tell: npt.NDArray[np.bool_]) -> pa.ListArra
         pa.array(answers.score[kept]),
         pa.array(answers.margin[kept]),
     ]
-    return _lists(LANGUAGE.field("paragraphs").type, values, np.bincount(part.owner[kept], minlength=len(part.script)))
-
-
-def _lists(kind: pa.ListType, values: list[pa.Array], counts: Integers) -> pa.ListArray:
-    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-    return pa.ListArray.from_arrays(
-        offsets, pa.StructArray.from_arrays(values, fields=list(kind.value_type)), type=kind
+    return struct_lists(
+        LANGUAGE.field("paragraphs").type, values, np.bincount(part.owner[kept], minlength=len(part.script))
     )
 
 

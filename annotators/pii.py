@@ -33,6 +33,7 @@ import re2
 from annotators.phones import IPV4, LEAST_DIGITS, LONGEST_RUN, NO_WORDS, Run, is_word, phones, says_phone
 from annotators.sidecar import sidecar
 from schemas.labels import PII, PII_KINDS
+from schemas.tables import struct_lists
 
 VERSION = "1"
 
@@ -50,17 +51,9 @@ def annotate(batch: pa.RecordBatch) -> pa.RecordBatch:
     flat = [span for one in found for span in one]
     kinds = np.array([PII_KINDS.index(span.kind) for span in flat], np.int8)
     places = np.array([(span.begin, span.end) for span in flat], np.int32).reshape(-1, 2)
-    column = PII.field("pii").type
-    items = pa.StructArray.from_arrays(
-        [
-            pa.array(places[:, 0]),
-            pa.array(places[:, 1]),
-            pa.DictionaryArray.from_arrays(pa.array(kinds), pa.array(PII_KINDS)),
-        ],
-        fields=list(column.value_type),
-    )
-    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-    lists = pa.ListArray.from_arrays(offsets, items, type=column)
+    names = pa.DictionaryArray.from_arrays(pa.array(kinds), pa.array(PII_KINDS))
+    fields = [pa.array(places[:, 0]), pa.array(places[:, 1]), names]
+    lists = struct_lists(PII.field("pii").type, fields, counts)
     return sidecar(batch, PII, VERSION, {"pii_count": counts, "pii": lists})
 
 

@@ -6,12 +6,17 @@ documents themselves are not touched.
 """
 
 from collections import Counter
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.cuts import CUT, CUTS, apply_cuts
+from schemas.cuts import CUTS, apply_cuts
+from schemas.errors import DataError
+from schemas.tables import struct_lists
+
+T = TypeVar("T")
 
 REPLACEMENTS = {
     "email": "email@example.com",  # RFC 2606
@@ -40,9 +45,15 @@ def pii_cuts(texts: pa.Array, spans: pa.ListArray, kinds: list[str]) -> pa.ListA
         if b":" in text[begins[place].as_py() : ends[place].as_py()].to_pybytes():
             replacements[place] = IPV6_REPLACEMENT
     reasons = pc.binary_join_element_wise(_REASON, names, "")
-    items = pa.StructArray.from_arrays([begins, ends, reasons, pa.array(replacements, pa.string())], fields=list(CUT))
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(spans)))])
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), items, type=CUTS)
+    fields = [begins, ends, reasons, pa.array(replacements, pa.string())]
+    return struct_lists(CUTS, fields, np.bincount(rows, minlength=len(spans)))
+
+
+def labelled(found: T | None) -> T:
+    """The labels of personal data; DataError where there are none."""
+    if found is None:
+        raise DataError("`mask.pii` needs the labels `pii` beside the documents; run `annotate` first")
+    return found
 
 
 def masked(texts: pa.Array, spans: pa.ListArray, kinds: list[str]) -> pa.LargeStringArray:

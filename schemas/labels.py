@@ -137,18 +137,14 @@ SAFETY = _sidecar(
 PII_KINDS: tuple[str, ...] = ("email", "iban", "ip", "credit_card", "phone")
 """Personal data that has a form; where two finds overlap, the kind that stands first here wins."""
 
-PII_SPAN = pa.struct(
-    [
-        pa.field("begin", pa.int32(), nullable=False),  # UTF-8 bytes of the text
-        pa.field("end", pa.int32(), nullable=False),
-        pa.field("kind", pa.dictionary(pa.int8(), pa.string()), nullable=False),  # one of PII_KINDS
-    ]
-)
-
 PII = _sidecar(
     "pii",
     _field("pii_count", pa.int32(), "Personal data found: e-mail, phone, IP address, IBAN, payment card."),
-    _field("pii", pa.list_(pa.field("item", PII_SPAN, nullable=False)), "Where it is, in the order of the text."),
+    _field(
+        "pii",
+        _items(begin=pa.int32(), end=pa.int32(), kind=pa.dictionary(pa.int8(), pa.string())),
+        "Where it is, in the order of the text: begin and end in UTF-8 bytes, and which of PII_KINDS.",
+    ),
 )
 
 FLUENCY = _sidecar(

@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
@@ -123,3 +124,10 @@ def read_batches(
                 yield from file.iter_batches(batch_size=rows, row_groups=[group], columns=columns)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def struct_lists(kind: pa.ListType, columns: list[pa.Array], counts: np.ndarray) -> pa.ListArray:
+    """Lists of structs (type `kind`) from the fields of all items and how many items each list has."""
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+    items = pa.StructArray.from_arrays(columns, fields=list(kind.value_type))
+    return pa.ListArray.from_arrays(offsets, items, type=kind)

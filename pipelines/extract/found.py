@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from annotators.code import is_code
-from pipelines.extract.encoding import repair_encoding
 from pipelines.extract.refined import Refined
 from schemas.recipe import Extract
 
@@ -127,5 +126,7 @@ def _mended(text: str, metadata: Mapping[str, str]) -> Refined | None:
     kind = metadata.get("kind")
     if kind == "code":
         return None
+    from pipelines.extract.encoding import repair_encoding  # ftfy is slow to import, and seldom asked for
+
     mended = repair_encoding(text)
     return None if mended and kind in _OF_ANY_KIND and is_code("", text) else mended

@@ -10,7 +10,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.masking import MASKED, count_masked, masked
+from pipelines.masking import MASKED, count_masked, labelled, masked
 from pipelines.runner import ShardResult, Task, map_shards, shard_tasks
 from pipelines.sidecars import read_keys, read_sidecar
 from pipelines.tokenize.kernels import DOCUMENT_COLUMNS, bounded, encode, label_table
@@ -81,10 +81,7 @@ def _labels(task: Task) -> pa.Table:
 
 def _spans(task: Task) -> pa.ListArray:
     """The personal data of every document; DataError where none was looked for."""
-    found = read_sidecar(task, read_keys(task), "pii", ["pii"])
-    if found is None:
-        raise DataError("`mask.pii` needs the labels `pii` beside the documents; run `annotate` first")
-    return found["pii"].combine_chunks()
+    return labelled(read_sidecar(task, read_keys(task), "pii", ["pii"]))["pii"].combine_chunks()
 
 
 def _count(rows: pa.RecordBatch, counts: Counter[str], sums: Counter[str]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.masking import masked
+from pipelines.masking import labelled, masked
 from pipelines.tokenizer_train.kernels import choose
 from schemas import paths
 from schemas.documents import TRAIN
@@ -141,12 +141,7 @@ def survey(documents: str, split: str | None) -> tuple[np.ndarray, list[bytes], 
 
 def _spans(job: Job) -> list[str] | None:
     """The label files of personal data, None if nothing is masked; DataError where none was looked for."""
-    if not job.recipe.mask.pii:
-        return None
-    files = job.sidecars("annotate", "pii")
-    if files is None:
-        raise DataError("`mask.pii` needs the labels `pii` beside the documents; run `annotate` first")
-    return files
+    return labelled(job.sidecars("annotate", "pii")) if job.recipe.mask.pii else None
 
 
 def _texts(job: Job, shards: list[str], masks: list[np.ndarray], total: int, spans: list[str] | None) -> Iterator[str]:
