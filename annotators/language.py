@@ -22,7 +22,7 @@ stretches are read, evenly spaced.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -291,22 +291,27 @@ def _script_counts(codes: npt.NDArray[np.uint32], place: npt.NDArray, texts: int
 
 def _covered(model: LanguageModel, table: Floats, scripts: Floats) -> Floats:
     """Probabilities of the 119 labels where the script allows them, and of everything else: [texts, 120]."""
-    places = {label: number for number, label in enumerate(model.labels)}
-    known = [number for number, label in enumerate(_COVERED) if label in places]
+    place = _places(model)
+    known = np.flatnonzero(place >= 0)
     result = np.zeros((len(table), len(_COVERED) + 1), np.float32)
-    result[:, known] = table[:, [places[_COVERED[number]] for number in known]]
+    result[:, known] = table[:, place[known]]
     result[:, :-1] *= (scripts >= MIN_SCRIPT_SHARE * scripts.sum(axis=1, keepdims=True))[:, _SCRIPT_OF]
     result[:, -1] = np.maximum(0, 1 - result[:, :-1].sum(axis=1))
     return result
 
 
+@lru_cache(maxsize=4)
+def _places(model: LanguageModel) -> Integers:
+    """The number that each of the 119 labels has in the model, or -1."""
+    numbers = {label: number for number, label in enumerate(model.labels)}
+    return np.array([numbers.get(label, -1) for label in _COVERED])
+
+
+@lru_cache(maxsize=4)
 def _look_alikes(model: LanguageModel) -> npt.NDArray[np.bool_]:
     """For each of the 119 labels the labels of its group, itself among them: [119, 119]."""
-    group = np.full(len(_COVERED), -1)
-    places = {label: number for number, label in enumerate(model.labels)}
-    for number, label in enumerate(_COVERED):
-        if label in places:
-            group[number] = model.group_of[places[label]]
+    place = _places(model)
+    group = np.where(place >= 0, model.group_of[place], -1)
     return (group[:, None] == group) & (group >= 0) | np.eye(len(_COVERED), dtype=bool)
 
 

@@ -46,7 +46,7 @@ class Group:
     bias: Floats  # [k]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a model is itself, so that what is derived from it can be kept
 class LanguageModel:
     """Weights of both steps."""
 
