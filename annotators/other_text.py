@@ -16,7 +16,7 @@ import json
 import random
 import sysconfig
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -92,8 +92,11 @@ def _language(code: str) -> str:
     return regex.split("[-@_]", code)[0]
 
 
-def other_lines(folders: list[Path]) -> Iterator[tuple[str, str, str, str]]:
-    """(text, label, source, licence): clean lines, once each, at most LINES of a language."""
+Row = tuple[str, str, str, str]  # text, label, source, licence
+
+
+def other_lines(folders: list[Path]) -> tuple[list[Row], list[Row], list[Row]]:
+    """Clean lines, once each: LINES of a language at most, those beyond, and all of the languages that have too few."""
     found: dict[str, dict[str, tuple[str, str, str]]] = {}
     for folder in folders:
         for code, text, source, licence in messages(folder):
@@ -105,16 +108,23 @@ def other_lines(folders: list[Path]) -> Iterator[tuple[str, str, str, str]]:
                     found.setdefault(code, {}).setdefault(line.casefold(), (line, source, licence))
     # The same line in two languages is of neither.
     shared = {key for key, count in Counter(key for lines in found.values() for key in lines).items() if count > 1}
+    chosen: list[Row] = []
+    beyond: list[Row] = []
+    rare: list[Row] = []
     for code, lines in sorted(found.items()):
         kept = [value for key, value in lines.items() if key not in shared and not _looks_english(value[0])]
-        if len(kept) < FEWEST:
+        if not kept:
             continue
         share = script_shares([" ".join(text for text, _, _ in kept[:50])])
-        script = (*SCRIPTS, "Zzzz")[int(share[0].argmax())]
-        order = uniform((text.encode() for text, _, _ in kept), "other")
-        for row in order.argsort()[:LINES]:
-            text, source, licence = kept[row]
-            yield text, f"{_language(code)}_{script}", source, licence
+        label = f"{_language(code)}_{(*SCRIPTS, 'Zzzz')[int(share[0].argmax())]}"
+        order = uniform((text.encode() for text, _, _ in kept), "other").argsort()
+        rows = [(kept[row][0], label, *kept[row][1:]) for row in order]
+        if len(rows) < FEWEST:
+            rare += rows
+        else:
+            chosen += rows[:LINES]
+            beyond += rows[LINES:]
+    return chosen, beyond, rare
 
 
 _ENGLISH = frozenset("the of and to is for this that you are with not from your be can was by have".split())
@@ -125,7 +135,15 @@ def _looks_english(line: str) -> bool:
     return len(words) >= 4 and sum(word in _ENGLISH for word in words) * 4 >= len(words)
 
 
-def no_language(lines: int, seed: int = 1) -> Iterator[tuple[str, str, str, str]]:
+_SPELLINGS: tuple[Callable[[bytes], str], ...] = (
+    lambda raw: base64.b64encode(raw).decode(),
+    bytes.hex,
+    lambda raw: base64.b32encode(raw).decode(),
+    lambda raw: " ".join(base64.urlsafe_b64encode(raw[at : at + 9]).decode() for at in range(0, len(raw), 9)),
+)
+
+
+def no_language(lines: int, seed: int = 1) -> Iterator[Row]:
     """Source code, numbers, markup, identifiers, base64 and random letters."""
     dice = random.Random(seed)
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
@@ -139,17 +157,7 @@ def no_language(lines: int, seed: int = 1) -> Iterator[tuple[str, str, str, str]
             yield text[:LONGEST], NO_LANGUAGE, "python-standard-library", "PSF-2.0"
     for number in range(each):
         raw = hashlib.shake_256(str(number).encode()).digest(dice.randint(15, 300))
-        shape = number % 4
-        text = (
-            base64.b64encode(raw).decode()
-            if shape == 0
-            else raw.hex()
-            if shape == 1
-            else base64.b32encode(raw).decode()
-            if shape == 2
-            else " ".join(base64.urlsafe_b64encode(raw[at : at + 9]).decode() for at in range(0, len(raw), 9))
-        )
-        yield text[:LONGEST], NO_LANGUAGE, "generated", "CC0-1.0"
+        yield _SPELLINGS[number % len(_SPELLINGS)](raw)[:LONGEST], NO_LANGUAGE, "generated", "CC0-1.0"
     letters = "abcdefghijklmnopqrstuvwxyz"
     for _ in range(each):
         words = ("".join(dice.choices(letters, k=dice.randint(1, 12))) for _ in range(dice.randint(4, 60)))
@@ -180,13 +188,21 @@ def no_language(lines: int, seed: int = 1) -> Iterator[tuple[str, str, str, str]
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m annotators.other_text", description="Text of other languages.")
     parser.add_argument("folders", type=Path, nargs="+", help="unpacked packages")
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="lines to train on")
+    parser.add_argument("--beyond", type=Path, help="further lines of the same languages, to judge a model on")
+    parser.add_argument("--rare", type=Path, help="lines of languages with too few to train on, to judge a model on")
     arguments = parser.parse_args()
-    rows = [*other_lines(arguments.folders), *no_language(10_000)]
-    columns = dict(zip(("text", "label", "source", "license"), map(list, zip(*rows))))
-    pq.write_table(pa.table(columns), arguments.output, compression="zstd")
-    counts = Counter(columns["label"])
-    print(f"{len(rows)} lines, {len(counts)} labels: {dict(counts.most_common())}")
+    chosen, beyond, rare = other_lines(arguments.folders)
+    for path, rows in (
+        (arguments.output, [*chosen, *no_language(10_000)]),
+        (arguments.beyond, beyond),
+        (arguments.rare, rare),
+    ):
+        if path is not None:
+            columns = dict(zip(("text", "label", "source", "license"), map(list, zip(*rows))))
+            pq.write_table(pa.table(columns), path, compression="zstd")
+            counts = Counter(columns["label"])
+            print(f"{path}: {len(rows)} lines, {len(counts)} labels: {dict(counts.most_common())}")
 
 
 if __name__ == "__main__":

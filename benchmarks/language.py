@@ -13,8 +13,9 @@ The parts, in this order: `lines`, `peers`, `mixed`, `other`, `speed`. The lines
   the language that it is a variety of (Cantonese as Chinese).
 - mixed: documents of two paragraphs of 200 characters and more, lines of one label and source, the shorter one at least
   a quarter of the text; labels of two families or scripts that are not look-alikes to the model.
-- other: text that is in none of the 119. FILE is Parquet with `text`, `label` and `source`, as annotators.other_text
-  writes it. Text without language is made here: code of the installed packages, tables, identifiers, random letters.
+- other: text that is in none of the 119. FILE is Parquet with `text`, `label` and `source`: what annotators.other_text
+  writes for `--beyond` (languages that were trained on) or `--rare` (languages that were not). Text without language is
+  made here: code of the installed packages, tables, identifiers, random letters.
 - speed: CPU seconds in one process, documents of 1,000 bytes of UTF-8; time beside length; size of the model.
 """
 
@@ -332,12 +333,13 @@ def source_code(draw: random.Random) -> dict[str, list[str]]:
 
 
 def print_other(file: str | None) -> None:
-    print("text without language: share given one of the 119")
+    print("text without language: share given one of the 119, as documents (whose code is looked for) and as bare text")
     for name, texts in (generated() | source_code(random.Random(SEED))).items():
         answers = identify(texts)["language"]
+        labelled = annotate(batch_of_texts(texts))["language"].to_pylist()
         given = pl.Series([label for label in answers if label not in NOT_TOLD], dtype=pl.String)
         commonest = " ".join(f"{label} {count}" for label, count in given.value_counts(sort=True).head(3).rows())
-        print(f"  {name:24}{len(texts):>5}{accepted(answers):>9.2%}   {commonest}")
+        print(f"  {name:24}{len(texts):>5}{accepted(labelled):>9.2%}{accepted(answers):>9.2%}   {commonest}")
     print()
     if file is None:
         return
