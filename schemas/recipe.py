@@ -5,7 +5,7 @@ Every key here is documented by its description; `sluice recipe schema` prints t
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -728,17 +728,23 @@ def training_of(recipe: Recipe) -> Pretrain:
 # Reading a recipe, with the line of whatever is wrong
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML with 1.2 numbers (`3e-4` is a number) and no silent loss of a repeated key."""
+class UniqueKeys(yaml.constructor.SafeConstructor):
+    """No silent loss of a repeated key."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                continue  # a list or mapping as a key is refused below
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"key '{key}' stands here twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+class _Loader(UniqueKeys, yaml.SafeLoader):
+    """YAML with 1.2 numbers: `3e-4` is a number."""
 
 
 def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:

@@ -17,7 +17,7 @@ from schemas import paths
 from schemas.errors import ConfigError
 from schemas.hashing import digest
 from schemas.languages import LANGUAGES, script_of
-from schemas.recipe import NO_THRESHOLDS, NUMERIC_LABELS, SHIPPED_THRESHOLDS, Range
+from schemas.recipe import NO_THRESHOLDS, NUMERIC_LABELS, SHIPPED_THRESHOLDS, Range, UniqueKeys
 
 SHIPPED_FILE = Path(__file__).with_name("thresholds.yaml")
 
@@ -113,16 +113,8 @@ def shipped_thresholds() -> Thresholds:
     return read_thresholds(str(SHIPPED_FILE))
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """No silent loss of a repeated key."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if str(key.value) in seen:
-                raise yaml.MarkedYAMLError(problem=f"key '{key.value}' stands here twice", problem_mark=key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
+class _Loader(UniqueKeys, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The file has a thousand lines, which libyaml reads ten times as fast."""
 
 
 def read_thresholds(path: str) -> Thresholds:
