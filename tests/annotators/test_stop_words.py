@@ -38,7 +38,7 @@ def test_code_and_text_in_no_language_have_null():
     language = annotator("language").annotate(batch)
     labels = pa.array(["eng_Latn", "other", "eng_Latn"])
     language = language.set_column(language.schema.get_field_index("language"), "language", labels)
-    assert code_rows(batch) == [False, False, True]
+    assert list(code_rows(batch)) == [False, False, True]
     assert annotate(batch, language)["own_stop_words"].to_pylist() == [2, None, None]
 
 
