@@ -2,7 +2,8 @@
 
 Documents stay as they are. What is cut out of them lies beside them, as a list of spans for each document: begin, end
 (UTF-8 bytes of its text), a reason, and what stands in its place ("" for nothing). Text that goes into training, to
-tokens or to the counts of a tokenizer, passes through `apply_cuts` first.
+tokens or to the counts of a tokenizer, passes through `apply_cuts` first. Several stages may cut; `merge_cuts` makes
+one list of what each of them said.
 """
 
 import numpy as np
@@ -10,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.errors import DataError
+from schemas.hashing import ID
+from schemas.tables import struct_lists
 
 CUT = pa.struct(
     [
@@ -22,6 +25,16 @@ CUT = pa.struct(
 
 CUTS = pa.list_(pa.field("item", CUT, nullable=False))
 """The cuts of a document: sorted, not empty, not overlapping, and through no character."""
+
+CUT_FILE = pa.schema(
+    [
+        pa.field("document_id", ID, nullable=False),
+        pa.field("id", pa.string()),
+        pa.field("text_hash", ID, nullable=False),
+        pa.field("cuts", CUTS, nullable=False),
+    ]
+)
+"""The file `cuts/<shard>.parquet` of a stage that cuts: a sidecar, in the row order of the document shard."""
 
 
 def apply_cuts(texts: pa.Array, cuts: pa.ListArray) -> pa.LargeStringArray:
@@ -57,6 +70,52 @@ def apply_cuts(texts: pa.Array, cuts: pa.ListArray) -> pa.LargeStringArray:
     replaced = pc.replace_with_mask(pieces, pa.array(is_cut), replacements)
     places = np.frombuffer(replaced.buffers()[1], np.int64)[replaced.offset :]
     return pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(places[firsts]), replaced.buffers()[2])
+
+
+def merge_cuts(*lists: pa.ListArray) -> pa.ListArray:
+    """One list of cuts (type CUTS) a text from several `lists` of the same texts.
+
+    Cuts that overlap become one, from where the first begins to where the last ends: no byte that any of them takes out
+    is left. It removes if one of them does, with the reason of the first that does, so that a replacement which a
+    removal touches is gone with it; else it replaces as the first of them. Removals that touch become one as well, with
+    the reason of the first. Of cuts that begin together, that of the earlier list comes first.
+    """
+    spans = [part.flatten() for part in lists]
+    texts = len(lists[0])
+    flat = pa.concat_arrays(spans)
+    if not len(flat):
+        return lists[0]
+    counts = [pc.list_value_length(part).to_numpy(zero_copy_only=False).astype(np.int64) for part in lists]
+    rows = np.concatenate([np.repeat(np.arange(texts), count) for count in counts])
+    begins = (rows << 32) + flat.field("begin").to_numpy()  # texts lie end to end, 2**32 bytes apart
+    ends = (rows << 32) + flat.field("end").to_numpy()
+    removes = pc.equal(flat.field("replacement"), "").to_numpy(zero_copy_only=False)
+    first = np.argsort(begins, kind="stable")  # the cut that tells reason and replacement
+    begins, ends, removes = begins[first], ends[first], removes[first]
+
+    reach = np.maximum.accumulate(ends)
+    opens = np.flatnonzero(np.append(True, begins[1:] >= reach[:-1]))
+    begins, ends, first, removes = _joined(begins, reach, first, removes, opens)
+    apart = ~((begins[1:] == ends[:-1]) & removes[1:] & removes[:-1])
+    begins, ends, first, _ = _joined(begins, ends, first, removes, np.flatnonzero(np.append(True, apart)))
+    chosen = flat.take(pa.array(first))
+    low = np.int64(0xFFFFFFFF)
+    columns = [pa.array((begins & low).astype(np.int32)), pa.array((ends & low).astype(np.int32))]
+    columns += [chosen.field("reason"), chosen.field("replacement")]
+    return struct_lists(CUTS, columns, np.bincount(begins >> 32, minlength=texts))
+
+
+def _joined(
+    begins: np.ndarray, ends: np.ndarray, first: np.ndarray, removes: np.ndarray, opens: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The groups of cuts that begin at `opens`: begin, end, the cut that speaks for each, whether it removes."""
+    if len(opens) == len(begins):
+        return begins, ends, first, removes
+    last = np.append(opens[1:], len(begins)) - 1
+    places = np.where(removes, np.arange(len(begins)), len(begins))
+    speaks = np.minimum.reduceat(places, opens)
+    removed = speaks < len(begins)
+    return begins[opens], ends[last], first[np.where(removed, speaks, opens)], removed
 
 
 def _check(begins: np.ndarray, ends: np.ndarray, rows: np.ndarray, offsets: np.ndarray, data: np.ndarray) -> None:

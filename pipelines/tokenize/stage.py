@@ -1,6 +1,7 @@
 """Tokenize: one token shard per document shard, with the labels that mixing and losses need beside the tokens.
 
-The text is read once, in batches of a few megabytes, and encoded on one thread per worker.
+The text is read once, in batches of a few megabytes, cut and masked, and encoded on one thread per worker. A document
+of which nothing is left is a row without tokens.
 """
 
 from collections import Counter
@@ -10,9 +11,9 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.masking import MASKED, count_masked, labelled, masked
+from pipelines import masking
 from pipelines.runner import ShardResult, Task, map_shards, shard_tasks
-from pipelines.sidecars import read_keys, read_sidecar
+from pipelines.sidecars import read_keys
 from pipelines.tokenize.kernels import DOCUMENT_COLUMNS, bounded, encode, label_table
 from schemas import paths
 from schemas.documents import DROPPED, TRAIN, VALIDATION
@@ -45,7 +46,7 @@ class TokenizeShard(beam.DoFn):
 
     def process(self, task: Task) -> Iterator[ShardResult]:
         labels = _labels(task)
-        spans = _spans(task) if self.mask else None
+        spans = masking.read_spans(read_keys(task), task.sidecars, self.mask)
         counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0) | {"documents": labels.num_rows})
         sums: Counter[str] = Counter()
         row = 0
@@ -53,12 +54,12 @@ class TokenizeShard(beam.DoFn):
             for batch in read_batches(task.path, DOCUMENT_COLUMNS):
                 for part in bounded(batch):
                     about = labels.slice(row, part.num_rows)
-                    if spans is not None:
-                        mine = spans.slice(row, part.num_rows)
+                    if spans.num_columns:
+                        cuts = masking.all_cuts(part["text"], spans.slice(row, part.num_rows), self.mask)
                         text = part.schema.get_field_index("text")
-                        part = part.set_column(text, "text", masked(part["text"], mine, self.mask))
+                        part = part.set_column(text, "text", masking.cut_texts(part["text"], cuts))
                         used = pc.not_equal(about["split"], DROPPED).combine_chunks()
-                        sums += count_masked(mine.filter(used), self.mask)
+                        sums += masking.count_cuts(cuts.filter(used), part["text"].filter(used))
                     rows = encode(part, about, self.tokenizer)
                     row += part.num_rows
                     writer.write(rows)
@@ -77,11 +78,6 @@ def _labels(task: Task) -> pa.Table:
         except DataError as error:
             raise DataError(f"{task.sidecars[name]}: {error}") from error
     return label_table(sidecars, keys.num_rows)
-
-
-def _spans(task: Task) -> pa.ListArray:
-    """The personal data of every document; DataError where none was looked for."""
-    return labelled(read_sidecar(task, read_keys(task), "pii", ["pii"]))["pii"].combine_chunks()
 
 
 def _count(rows: pa.RecordBatch, counts: Counter[str], sums: Counter[str]) -> None:
@@ -109,8 +105,8 @@ def run(job: Job) -> Output:
     folder = job.inputs["tokenizer"]
     tokenizer = load_tokenizer(folder)
     mask: list[str] = sorted(job.recipe.mask.pii)
-    sidecars = SIDECARS | ({"pii": ("annotate", "pii")} if mask else {})
-    done = map_shards(job, shard_tasks(job, sidecars), TokenizeShard(folder, mask), watch="tokens")
+    tasks = shard_tasks(job, SIDECARS | masking.sidecars(mask))
+    done = map_shards(job, tasks, TokenizeShard(folder, mask), watch="tokens")
     size = tokenizer.vocabulary_size
     extra = {
         "vocabulary_size": size,
@@ -120,5 +116,12 @@ def run(job: Job) -> Output:
         "languages": _named(done.extra, _LANGUAGE),
     }
     if mask:
-        extra["masked"] = dict.fromkeys(mask, 0) | _named(done.extra, MASKED)
+        extra["masked"] = dict.fromkeys(mask, 0) | _named(done.extra, masking.MASKED)
+    if any(job.sidecars(stage, "cuts") for stage in masking.CUTTING):
+        extra["cut"] = {
+            "documents": done.extra.get(masking.TOUCHED, 0),
+            "emptied": done.extra.get(masking.EMPTIED, 0),
+            "spans": _named(done.extra, masking.SPANS),
+            "bytes": _named(done.extra, masking.BYTES),
+        }
     return Output(done.files, done.counts, {}, extra)

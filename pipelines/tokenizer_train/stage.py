@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.masking import labelled, masked
+from pipelines import masking
 from pipelines.tokenizer_train.kernels import choose
 from schemas import paths
 from schemas.documents import TRAIN
@@ -119,7 +119,7 @@ def train_on(job: Job, folder: Path) -> dict[str, Any]:
     chosen[usable] = choose(sizes[usable], draws, keys[usable], job.recipe.tokenizer.max_bytes)
     total = int(sizes[chosen].sum())
     masks = np.split(chosen, np.cumsum([len(part[1]) for part in surveys])[:-1])
-    summary = train(_texts(job, shards, masks, total, _spans(job)), job.recipe.tokenizer.vocabulary_size, folder)
+    summary = train(_texts(job, shards, masks, total), job.recipe.tokenizer.vocabulary_size, folder)
     return summary | {"text_bytes": total, "documents": int(chosen.sum()), "documents_available": int(usable.sum())}
 
 
@@ -139,34 +139,27 @@ def survey(documents: str, split: str | None) -> tuple[np.ndarray, list[bytes], 
     return pa.chunked_array(sizes, pa.int64()).to_numpy(), ids, usable
 
 
-def _spans(job: Job) -> list[str] | None:
-    """The label files of personal data, None if nothing is masked; DataError where none was looked for."""
-    return labelled(job.sidecars("annotate", "pii")) if job.recipe.mask.pii else None
-
-
-def _texts(job: Job, shards: list[str], masks: list[np.ndarray], total: int, spans: list[str] | None) -> Iterator[str]:
-    """The chosen texts as the model reads them: what the recipe masks is masked."""
+def _texts(job: Job, shards: list[str], masks: list[np.ndarray], total: int) -> Iterator[str]:
+    """The chosen texts as the model reads them: without what earlier stages cut or the recipe masks."""
+    kinds: list[str] = sorted(job.recipe.mask.pii)
+    files = {name: job.sidecars(*place) for name, place in masking.sidecars(kinds).items()}
     done = 0
     for index, (path, mask) in enumerate(zip(shards, masks)):
         if not mask.any():
             continue
         row = 0
-        found = _pii(path, spans[index]) if spans else None
+        keys = read_table(path, ["document_id", "text_hash"])
+        spans = masking.read_spans(keys, {name: found[index] for name, found in files.items() if found}, kinds)
         for batch in read_batches(path, ["text"]):
             chosen = pa.array(mask[row : row + len(batch)])
             texts = batch["text"].filter(chosen)
             done += pc.sum(pc.binary_length(texts)).as_py() or 0
-            if found is not None:
-                texts = masked(texts, found.slice(row, len(batch)).filter(chosen), list(job.recipe.mask.pii))
+            if spans.num_columns:
+                cuts = masking.all_cuts(texts, spans.slice(row, len(batch)).filter(chosen), kinds)
+                texts = masking.cut_texts(texts, cuts)
             yield from texts.to_pylist()
             row += len(batch)
             job.progress.update(done, total, "bytes")
-
-
-def _pii(documents: str, labels: str) -> pa.ListArray:
-    table = read_table(labels, ["document_id", "text_hash", "pii"])
-    check_sidecar(read_table(documents, ["document_id", "text_hash"]), table)
-    return table["pii"].combine_chunks()
 
 
 def _publish(file: Path, output: str, name: str) -> FileEntry:

@@ -1,15 +1,17 @@
-"""What is masked is gone from the tokens and from the text of the tokenizer; everything else stays."""
+"""What is masked or cut is gone from the tokens and from the text of the tokenizer; everything else stays."""
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotators import pii
-from pipelines.masking import REPLACEMENTS, count_masked, masked
+from pipelines.masking import REPLACEMENTS, all_cuts, count_cuts, cut_texts
 from pipelines.tokenize import stage as tokenize
 from pipelines.tokenizer_train import stage as tokenizer_train
+from schemas.cuts import CUT_FILE, CUTS
 from schemas.documents import DOCUMENTS
 from schemas.errors import ConfigError, DataError
 from schemas.hashing import document_id, text_hash
@@ -38,12 +40,20 @@ def spans_of(texts: list[str]) -> pa.ListArray:
     return pii.annotate(documents(texts))["pii"]
 
 
+def cuts_for(texts: pa.Array, spans: pa.ListArray, kinds: list[str]) -> pa.ListArray:
+    return all_cuts(texts, pa.table({"pii": spans}), kinds)
+
+
+def masked(texts: pa.Array, spans: pa.ListArray, kinds: list[str]) -> pa.LargeStringArray:
+    return cut_texts(texts, cuts_for(texts, spans, kinds))
+
+
 def test_each_kind_has_a_value_of_its_own() -> None:
     texts = pa.array([TEXT, "", "no data"], pa.large_string())
     spans = spans_of(texts.to_pylist())
     assert masked(texts, spans, ALL).to_pylist() == [MASKED, "", "no data"]
     assert masked(texts, spans, ["email"]).to_pylist()[0] == TEXT.replace("jane@example.net", "email@example.com")
-    assert count_masked(spans, ["ip", "email"]) == {"masked/email": 1, "masked/ip": 2}
+    assert count_cuts(cuts_for(texts, spans, ["ip", "email"]), texts) == {"masked/email": 1, "masked/ip": 2}
     assert set(REPLACEMENTS) == set(PII_KINDS)
 
 
@@ -188,3 +198,77 @@ def test_a_change_of_the_mask_makes_tokens_anew_and_labels_not() -> None:
         and stage.config(make_recipe([])) != stage.config(make_recipe(["email"]))
     }
     assert changed == {"tokenizer", "tokenize"}
+
+
+# ----------------------------------------------------------------------------------------------------------- cuts
+
+
+def removal(text: str, part: str, reason: str) -> dict:
+    begin = len(text[: text.index(part)].encode())
+    return {"begin": begin, "end": begin + len(part.encode()), "reason": reason, "replacement": ""}
+
+
+def with_cuts(folder, inputs: dict[str, str], stage: str, shards: list[list[list[dict]]]) -> dict[str, str]:
+    """`inputs` and the dataset of a stage that cut these spans out of the documents."""
+    files = []
+    for index, cuts in enumerate(shards):
+        name = f"{index:05d}.parquet"
+        keys = read_table(f"{inputs['extract']}/documents/{name}", ["document_id", "id", "text_hash"])
+        table = pa.table([*keys.columns, pa.array(cuts, CUTS)], schema=CUT_FILE)
+        files.append(write_table(f"{folder}/{stage}", f"cuts/{name}", table))
+    return inputs | {stage: dataset(folder / stage, stage, files)}
+
+
+LINES = [["Début.\nMenu • Home\nThe tail.", "Menu • Home\n \n"], [], [TEXT]]
+
+
+def cut_corpus(folder) -> dict[str, str]:
+    inputs = corpus(folder, LINES)
+    menus = [[[removal(text, "Menu • Home\n", "repeated_line")] for text in LINES[0]], [], [[]]]
+    inputs = with_cuts(folder, inputs, "dedup", menus)
+    item = [removal(LINES[0][0], "Home\nThe", "contaminated")]
+    phone = [removal(TEXT, "30 1234567, 86", "contaminated")]  # the ends of two spans of personal data stand outside
+    return with_cuts(folder, inputs, "decontaminate", [[item, []], [], [phone]])
+
+
+def test_token_shards_are_without_the_cuts_of_earlier_stages(tmp_path, tokenizer) -> None:
+    inputs = cut_corpus(tmp_path)
+    done, texts = tokens(tmp_path / "out", inputs, tokenizer, ["phone", "ip"])
+    half = TEXT.replace("+49 30 1234567, 86.121.97.248", "").replace("2a00:1450:4001:81b::200e", "2001:db8::1")
+    assert texts == [["Début.\n tail.", ""], [], [half]]
+    assert done.counts["documents"] == done.counts["train"] == 3
+    assert done.extra["masked"] == {"phone": 0, "ip": 1}
+    assert done.extra["cut"] == {
+        "documents": 3,
+        "emptied": 1,
+        "spans": {"contaminated": 1, "repeated_line": 2},
+        "bytes": {"contaminated": 29, "repeated_line": 14 + 17},
+    }
+
+
+def test_a_tokenizer_never_sees_what_was_cut(tmp_path) -> None:
+    texts = ["jane@example.net " * 40 + "zyzzyva " * 9, "Another text. " * 40]
+    inputs = corpus(tmp_path, [texts])
+    inputs = with_cuts(tmp_path, inputs, "dedup", [[[removal(texts[0], "zyzzyva " * 9, "repeated_line")], []]])
+    section = {"tokenizer": {"vocabulary_size": 512}}
+    tokenizer_train.run(Job(make_recipe(["email"], **section), inputs, str(tmp_path / "tok"), Silent()))
+    assert not {"zyz", "jane"} & set(regex.findall(r"zyz|jane|Another", (tmp_path / "tok/tokenizer.json").read_text()))
+
+
+def test_cuts_of_other_documents_are_refused(tmp_path, tokenizer) -> None:
+    inputs = cut_corpus(tmp_path)
+    other = cut_corpus(tmp_path / "other")
+    path = f"{other['dedup']}/cuts/00000.parquet"
+    table = read_table(path)
+    write_table(other["dedup"], "cuts/00000.parquet", table.take(pa.array([1, 0])))
+    inputs["dedup"] = other["dedup"]
+    with pytest.raises(DataError, match="cuts/00000"):
+        tokens(tmp_path / "out", inputs, tokenizer, [])
+    with pytest.raises(DataError, match="row 0"):
+        section = {"tokenizer": {"vocabulary_size": 512}}
+        tokenizer_train.run(Job(make_recipe([], **section), inputs, str(tmp_path / "tok"), Silent()))
+
+
+def test_other_cuts_make_tokens_anew() -> None:
+    for name in ("tokenizer", "tokenize"):
+        assert {"dedup", "decontaminate"} <= set(road.STAGES[name].uses)
