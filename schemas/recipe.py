@@ -403,6 +403,11 @@ class Mixture(Section):
     domain: dict[str, Weight] = Field({}, description="Domain -> weight.")
     educational: dict[int, Weight] = Field({}, description="Educational bin (0 to 3) -> weight.")
     source: dict[str, Weight] = Field({}, description="Source name -> weight.")
+    cluster_size: dict[Annotated[int, Field(ge=1)], Weight] = Field(
+        {},
+        description="Least size of a cluster of duplicates -> weight of the document that stands for it; a smaller "
+        "cluster weighs 1. FineWeb-2 takes {1: 1, 2: 2, 3: 3, 5: 5, 100: 8, 1000: 1}; `mix.max_copies` still holds.",
+    )
     lengths: LongMixture | None = Field(None, description="Shares by length; absent: any length.")
 
     def needs(self) -> set[str]:

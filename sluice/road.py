@@ -26,7 +26,10 @@ from schemas.recipe import (
 
 @dataclass(frozen=True)
 class Stage:
-    """`needs` must be there; `uses` are taken where the run has them; `outside` hashes inputs from outside the run."""
+    """`needs` must be there; `uses` are taken where the run has them; `outside` hashes inputs from outside the run.
+
+    `asks` names what else must be there because a recipe asks for it; other recipes' keys do not depend on it.
+    """
 
     name: str
     version: int
@@ -36,6 +39,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
     outside: Callable[[Recipe], dict[str, str]] = field(default=lambda recipe: {})
+    asks: Callable[[Recipe], tuple[str, ...]] = field(default=lambda recipe: ())
     continues: bool = False  # takes over the files that an execution that was stopped has finished
     resumes: bool = False  # goes on from its own checkpoints; its old output is never thrown away
 
@@ -163,7 +167,14 @@ def _mix(recipe: Recipe) -> dict[str, Any]:
     for stage in stages:
         _require_labels(f"pretrain.stages.{stage.name}.mixture", stage.mixture.needs(), recipe)
     plans = [stage.model_dump(mode="json", include={"name", "tokens", "mixture"}) for stage in stages]
+    for plan in plans:
+        if not plan["mixture"]["cluster_size"]:
+            del plan["mixture"]["cluster_size"]  # plans made before there was the key are the same
     return {**recipe.mix.model_dump(exclude={"exclude"}), "plans": plans, "seed": recipe.seed}
+
+
+def _clusters(recipe: Recipe) -> tuple[str, ...]:
+    return ("dedup",) if any(stage.mixture.cluster_size for stage in training_of(recipe).stages) else ()
 
 
 def _excluded_ids(recipe: Recipe) -> dict[str, str]:
@@ -273,6 +284,7 @@ ROAD: tuple[Stage, ...] = (
         _mix,
         ("tokenize",),
         outside=_excluded_ids,
+        asks=_clusters,
     ),
     Stage("pack", 1, "pipelines.pack.stage:run", "sequences", _pack, ("tokenize", "mix")),
     Stage(

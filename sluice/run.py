@@ -76,6 +76,7 @@ def run(
     """
     given = given or {}
     outside = check(recipe, stages, output)
+    _check_asked(recipe, stages, given)
     _check_places(recipe, stages, output)
     if _rank() is not None:
         if redo_from is not None:
@@ -146,6 +147,17 @@ def check(recipe: Recipe, stages: tuple[Stage, ...], output: str | None = None) 
                 )
         outside[stage.name] = stage.outside(recipe)
     return outside
+
+
+def _check_asked(recipe: Recipe, stages: tuple[Stage, ...], given: dict[str, str]) -> None:
+    there = {*given, *(stage.name for stage in stages)}
+    for stage in stages:
+        for name in stage.asks(recipe):
+            if name not in there:
+                raise ConfigError(
+                    f"stage '{stage.name}' needs '{name}' by this recipe, and neither the input has it nor is it made "
+                    f"here; give a run that has it, or `sluice run RECIPE --until {stage.name}`"
+                )
 
 
 def _check_start(recipe: Recipe) -> None:
@@ -238,10 +250,11 @@ def inspect(
 
     `done` maps the stages before it to their folders; `outside` is `stage.outside(recipe)` where it is known already.
     """
-    missing = [need for need in stage.needs if need not in done]
+    asked = stage.asks(recipe)
+    missing = [need for need in (*stage.needs, *asked) if need not in done]
     if missing:
         raise ConfigError(f"stage '{stage.name}' needs '{missing[0]}', which this run does not have")
-    inputs = {name: done[name] for name in stage.reads if name in done}
+    inputs = {name: done[name] for name in (*stage.reads, *asked) if name in done}
     hashes = dict(stage.outside(recipe) if outside is None else outside)
     for name, folder in inputs.items():
         manifest = read_manifest(folder)

@@ -5,7 +5,7 @@ integers or run over the few distinct weights in sorted order, so the order of t
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +48,21 @@ def label_weights(cells: pa.Array, languages: pa.Array, sources: pa.Array, mixtu
             * mixture.source.get(source, 1.0)
         )
     return weights[inverse]
+
+
+def cluster_classes(sizes: np.ndarray, weights: Mapping[int, float]) -> tuple[list[int], np.ndarray]:
+    """The least sizes of the classes that `weights` parts clusters into, and for each of `sizes` (>= 1) its class.
+
+    The first class begins at 1, whether or not `weights` names it.
+    """
+    least = sorted({1, *weights})
+    return least, np.searchsorted(least, sizes, side="right") - 1
+
+
+def cluster_weights(sizes: np.ndarray, weights: Mapping[int, float]) -> np.ndarray:
+    """float64 [documents]: the weight of the largest key of `weights` that a size reaches; 1 below them all."""
+    least, classes = cluster_classes(sizes, weights)
+    return np.array([weights.get(size, 1.0) for size in least], np.float64)[classes]
 
 
 def _distinct(*columns: pa.Array) -> tuple[list[tuple[str, ...]], np.ndarray]:

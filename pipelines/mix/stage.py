@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 
 from pipelines.mix.exclude import read_ids
 from pipelines.mix.kernels import (
+    cluster_classes,
+    cluster_weights,
     draw_copies,
     label_weights,
     length_buckets,
@@ -41,7 +43,8 @@ log = logging.getLogger(__name__)
 
 def run(job: Job) -> Output:
     stages = training_of(job.recipe).stages
-    documents, unknown = excluded(read_documents(job), job.recipe.mix.exclude)
+    documents = read_documents(job, any(stage.mixture.cluster_size for stage in stages))
+    documents, unknown = excluded(documents, job.recipe.mix.exclude)
     cells = merged_cells(documents, job.recipe.mix.cell_tokens)
     removed = documents.filter(documents["excluded"])
     kept = with_merged(documents.filter(pc.invert(documents["excluded"])), cells)
@@ -73,8 +76,14 @@ def run(job: Job) -> Output:
     return Output(sorted(files, key=lambda entry: entry.path), counts, {}, more)
 
 
-def read_documents(job: Job) -> pa.Table:
-    """One row per tokenized document: COLUMNS, shard, row, and tokens with the end-of-document token (int64)."""
+def read_documents(job: Job, clusters: bool = False) -> pa.Table:
+    """One row per tokenized document: COLUMNS, shard, row, and tokens with the end-of-document token (int64).
+
+    With `clusters` also the column `cluster_size`, from the decisions of deduplication.
+    """
+    decisions = job.files("dedup", "decisions") if clusters else []
+    if clusters and len(decisions) != len(job.files("tokenize", "tokens")):
+        raise DataError(f"{job.inputs['dedup']}/decisions: is for another number of shards than were tokenized")
     tables = []
     for shard, path in enumerate(job.files("tokenize", "tokens")):
         table = read_table(path)
@@ -82,10 +91,24 @@ def read_documents(job: Job) -> pa.Table:
         table = table.select(COLUMNS)
         table = table.append_column("shard", pa.array(np.full(len(table), shard, np.int32)))
         table = table.append_column("row", pa.array(np.arange(len(table), dtype=np.int32)))
+        if clusters:
+            table = table.append_column("cluster_size", cluster_sizes(decisions[shard], table["document_id"]))
         tables.append(table.append_column("tokens", lengths))
     if not tables:
         raise DataError(f"{job.inputs['tokenize']}: holds no token shards, because no documents were extracted")
     return pa.concat_tables(tables).combine_chunks()
+
+
+def cluster_sizes(path: str, document_ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The sizes of the clusters (int32) of some of the documents that the decisions at `path` are about.
+
+    A token shard has only the documents that were not dropped. DataError for a document without a decision.
+    """
+    decisions = read_table(path, ["document_id", "cluster_size"])
+    places = pc.index_in(document_ids, value_set=single(decisions["document_id"]))
+    if places.null_count:
+        raise DataError(f"{path}: has no decision on {places.null_count} documents; was it made for other documents?")
+    return decisions["cluster_size"].take(places)
 
 
 def excluded(documents: pa.Table, files: list[str]) -> tuple[pa.Table, list[str]]:
@@ -103,9 +126,17 @@ def missed(removed: pa.Table, mixture: Mixture) -> dict[str, int]:
     """What a stage would have had to choose from as well: training documents that were excluded, and their tokens."""
     removed = removed.filter(pc.equal(removed["split"], TRAIN))
     tokens = removed["tokens"].to_numpy()
-    columns = [single(removed[name]) for name in ("cell", "language", "source")]
-    chosen = usable(label_weights(columns[0], columns[1], columns[2], mixture), tokens, mixture)
+    chosen = usable(weights_of(removed, mixture), tokens, mixture)
     return {"documents": int(chosen.sum()), "tokens": int(tokens[chosen].sum())}
+
+
+def weights_of(documents: pa.Table, mixture: Mixture) -> np.ndarray:
+    """float64 [documents]: the product of the weights of a document's labels and of the size of its cluster."""
+    columns = [single(documents[name]) for name in ("cell", "language", "source")]
+    weights = label_weights(columns[0], columns[1], columns[2], mixture)
+    if mixture.cluster_size:
+        weights *= cluster_weights(documents["cluster_size"].to_numpy(), mixture.cluster_size)
+    return weights
 
 
 def merged_cells(documents: pa.Table, minimum: int) -> dict[str, str]:
@@ -135,8 +166,7 @@ def plan_stage(
 ) -> tuple[pa.Table, dict[str, Any]]:
     """The plan of one stage (rows as schemas.tokens.PLAN) and its summary."""
     tokens = documents["tokens"].to_numpy()
-    columns = [single(documents[name]) for name in ("cell", "language", "source")]
-    weights = label_weights(columns[0], columns[1], columns[2], stage.mixture)
+    weights = weights_of(documents, stage.mixture)
     buckets = length_buckets(weights, tokens, stage.tokens, max_copies, stage.mixture)
     if not any(len(bucket.documents) for bucket in buckets):
         raise DataError(f"stage '{stage.name}' has nothing to train on: {_why_empty(stage.mixture, weights)}")
@@ -166,6 +196,9 @@ def plan_stage(
         "cells": before_after(tokens, planned, documents["merged"]),
         "lengths": length_shares(tokens, planned),
     }
+    if stage.mixture.cluster_size:
+        sizes = documents["cluster_size"].to_numpy()
+        summary["clusters"] = cluster_shares(tokens, planned, sizes, stage.mixture)
     if stage.mixture.lengths is not None:
         summary["buckets"] = {
             bucket.name: {"asked": round(bucket.asked), "got": int(planned[bucket.documents].sum())}
@@ -200,6 +233,18 @@ def length_shares(before: np.ndarray, after: np.ndarray) -> dict[str, dict[str, 
     names = [str(2**exponent) for exponent in range(int(classes.max()) + 1)]
     old, new = shares(before, classes, names), shares(after, classes, names)
     return {name: {"before": old[name], "after": new[name]} for name in names if old[name]}
+
+
+def cluster_shares(
+    before: np.ndarray, after: np.ndarray, sizes: np.ndarray, mixture: Mixture
+) -> dict[str, dict[str, float]]:
+    """Shares by the size of clusters, and the tokens of the plan: the key is the least size of the class."""
+    least, classes = cluster_classes(sizes, mixture.cluster_size)
+    names = [str(size) for size in least]
+    old, new = shares(before, classes, names), shares(after, classes, names)
+    planned = np.bincount(classes, weights=after, minlength=len(names))
+    rows = zip(names, planned.tolist())
+    return {name: {"before": old[name], "after": new[name], "tokens": int(count)} for name, count in rows if old[name]}
 
 
 def plan_table(documents: pa.Table, expected: np.ndarray, copies: np.ndarray) -> pa.Table:

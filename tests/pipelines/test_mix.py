@@ -11,9 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.mix.exclude import read_ids
-from pipelines.mix.kernels import draw_copies, label_weights, length_buckets, length_classes, named, solve_scale
+from pipelines.mix.kernels import (
+    cluster_classes,
+    cluster_weights,
+    draw_copies,
+    label_weights,
+    length_buckets,
+    length_classes,
+    named,
+    solve_scale,
+)
 from pipelines.mix.stage import run
 from schemas.cells import cell
+from schemas.documents import DEDUP_DECISIONS
 from schemas.errors import ConfigError, DataError
 from schemas.hashing import ID, uniform
 from schemas.job import Job
@@ -399,3 +409,121 @@ def test_a_malformed_list_is_a_config_error(tmp_path, name, data, words):
     with pytest.raises(ConfigError, match=r"^mix\.exclude: ") as error:
         read_ids([str(tmp_path / name)])
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Sizes of clusters
+
+FINEWEB_2 = {1: 1, 2: 2, 3: 3, 5: 5, 100: 8, 1000: 1}
+CLASSES = st.dictionaries(st.integers(1, 50), st.floats(0, 1000), max_size=6)
+
+
+@given(st.lists(st.integers(1, 60), max_size=40), CLASSES)
+def test_a_cluster_weighs_what_the_largest_size_that_it_reaches_weighs(sizes, weights):
+    expected = []
+    for size in sizes:
+        reached = [least for least in weights if least <= size]
+        expected.append(weights[max(reached)] if reached else 1.0)
+    assert cluster_weights(np.array(sizes, np.int32), weights).tolist() == expected
+    least, classes = cluster_classes(np.array(sizes, np.int32), weights)
+    for size, number in zip(sizes, classes.tolist()):
+        above = least[number + 1] if number + 1 < len(least) else math.inf
+        assert least[number] <= size < above
+
+
+def write_decisions(folder, shards, sizes, dropped=3):
+    """Decisions on the documents of `shards`, with `dropped` others before each that were never tokenized."""
+    tables = []
+    for rows in shards:
+        ids = [[f"x{n}-{row['document_id'].decode()[4:]}".encode()[:16] for n in range(dropped)] for row in rows]
+        flat = [(one, 99) for row, others in zip(rows, ids) for one in [*others, row["document_id"]]]
+        tables.append(
+            [
+                {
+                    "document_id": one.ljust(16, b"-"),
+                    "id": None,
+                    "text_hash": bytes(16),
+                    "keep": one in sizes,
+                    "reasons": [],
+                    "cluster_id": one.ljust(16, b"-"),
+                    "cluster_size": sizes.get(one, other),
+                    "survivor_id": one.ljust(16, b"-"),
+                }
+                for one, other in flat
+            ]
+        )
+    files = [
+        write_table(str(folder), f"decisions/{i:05d}.parquet", pa.Table.from_pylist(rows, DEDUP_DECISIONS))
+        for i, rows in enumerate(tables)
+    ]
+    write_manifest(str(folder), Manifest(stage="dedup", version=1, key="k", config={}, inputs={}, files=files))
+    return {"dedup": str(folder)}
+
+
+def mix_clusters(folder, shards, sizes, a_recipe):
+    inputs = write_shards(folder / "in", shards) | write_decisions(folder / "dedup", shards, sizes)
+    done = run(Job(a_recipe, inputs, str(folder / "out"), Silent()))
+    return done, {
+        entry.path: read_table(str(folder / "out" / entry.path)).to_pylist()
+        for entry in done.files
+        if "validation" not in entry.path
+    }["plans/s1.parquet"]
+
+
+def test_larger_clusters_are_used_more_often_up_to_the_cap(tmp_path):
+    shards = [corpus(200), [], corpus(200, begin=200), corpus(20, "validation", 400)]
+    drawn = np.random.default_rng(7).choice([1, 2, 3, 4, 5, 99, 100, 999, 1000, 10**6], 420)
+    sizes = {row["document_id"]: int(size) for row, size in zip((row for rows in shards for row in rows), drawn)}
+    mixture = {"cluster_size": FINEWEB_2, "group": {"english": 2.0}}
+    done, plan = mix_clusters(tmp_path, shards, sizes, recipe(stage(tokens=12_000, mixture=mixture)))
+    summary = done.extra["stages"]["s1"]
+    per_size = {1: 1, 2: 2, 3: 3, 4: 3, 5: 5, 99: 5, 100: 8, 999: 8, 1000: 1, 10**6: 1}
+    by_class = {}
+    for row in plan:
+        document = shards[row["shard"]][row["row"]]
+        weight = per_size[sizes[row["document_id"]]] * (2 if document["language"] == "eng_Latn" else 1)
+        assert math.isclose(row["expected_copies"], min(4, summary["scale"]["all"] * weight), rel_tol=1e-4)
+        least = str(max(size for size in FINEWEB_2 if size <= sizes[row["document_id"]]))
+        by_class[least] = by_class.get(least, 0) + row["tokens"] * row["copies"]
+    assert max(row["copies"] for row in plan) == 4, "the cap holds"
+    clusters = summary["clusters"]
+    assert {name: share["tokens"] for name, share in clusters.items()} == by_class
+    assert list(clusters) == [str(size) for size in sorted(FINEWEB_2)]
+    assert math.isclose(sum(share["after"] for share in clusters.values()), 1, abs_tol=1e-4)
+    assert 12_000 <= sum(by_class.values()) <= 12_061
+
+    without, plain = mix(tmp_path / "plain", shards, recipe(stage(tokens=12_000, mixture={"group": {"english": 2.0}})))
+    ones = dict.fromkeys(sizes, 1)
+    _, same = mix_clusters(tmp_path / "ones", shards, ones, recipe(stage(tokens=12_000, mixture=mixture)))
+    assert same == plain["s1"], "clusters of one change nothing"
+    assert "clusters" not in without.extra["stages"]["s1"]
+
+
+def test_a_size_of_weight_nothing_leaves_documents_out_and_counts_among_the_excluded(tmp_path):
+    rows = corpus(60)
+    sizes = {row["document_id"]: 1 + number % 3 for number, row in enumerate(rows)}
+    (tmp_path / "removed.txt").write_text("\n".join(f"user-{number}" for number in range(6)))
+    exclude = str(tmp_path / "removed.txt")
+    mixture = {"cluster_size": {2: 0, 3: 1}}
+    done, plan = mix_clusters(tmp_path / "a", [rows], sizes, recipe(stage(mixture=mixture), exclude=exclude))
+    assert {sizes[row["document_id"]] for row in plan} == {1, 3}
+    assert done.extra["stages"]["s1"]["clusters"]["2"]["after"] == 0
+    assert done.extra["stages"]["s1"]["excluded"]["documents"] == 4, "those of a cluster of two had no weight anyway"
+
+
+def test_decisions_that_are_not_of_these_documents_are_an_error(tmp_path):
+    mixture = {"cluster_size": {2: 2}}
+    inputs = write_shards(tmp_path / "in", [corpus(5), corpus(5, begin=5)])
+    a_recipe = recipe(stage(mixture=mixture))
+    other = write_decisions(tmp_path / "a", [corpus(5), corpus(4, begin=6)], {})
+    with pytest.raises(DataError, match=r"00001\.parquet: has no decision on 1 documents"):
+        run(Job(a_recipe, inputs | other, str(tmp_path / "out"), Silent()))
+    fewer = write_decisions(tmp_path / "b", [corpus(10)], {})
+    with pytest.raises(DataError, match="is for another number of shards"):
+        run(Job(a_recipe, inputs | fewer, str(tmp_path / "out"), Silent()))
+
+
+@pytest.mark.parametrize("weights", [{0: 1}, {-1: 1}, {1: -0.5}, {1: 1001}, {"many": 1}])
+def test_sizes_and_weights_that_mean_nothing_are_refused(weights):
+    with pytest.raises(ValueError, match="cluster_size"):
+        Mixture.model_validate({"cluster_size": weights})

@@ -7,8 +7,10 @@ import pytest
 
 import annotators
 import pipelines.extract
+from schemas.errors import ConfigError
 from schemas.recipe import check_recipe
 from sluice.road import STAGES
+from sluice.run import run
 
 SERVER = {"url": "http://localhost:8000/v1", "model": "small"}
 
@@ -58,3 +60,27 @@ def test_a_label_depends_on_its_model_and_on_the_labels_it_is_judged_by(tmp_path
     (tmp_path / "models" / "fluency.md").write_text("a card is no model")
     again = labelling("fluency")["fluency"]
     assert again[0] == shipped["fluency"][0] and again[1] != shipped["fluency"][1]
+
+
+def mixing(*mixtures):
+    model = {"hidden_size": 8, "intermediate_size": 8, "layers": 1, "heads": 1, "kv_heads": 1, "head_dim": 4}
+    base = {"tokens": 64, "sequence_length": 16, "batch_size": 2, "learning_rate": {"peak": 0.1, "end": 0.0}}
+    stages = [{"name": f"s{number}", "mixture": mixture, **base} for number, mixture in enumerate(mixtures)]
+    section = {"model": model, "stages": stages}
+    return check_recipe({"name": "r", "sources": [{"name": "s", "path": "in"}], "pretrain": section}, Path("/"))
+
+
+def test_plans_depend_on_deduplication_only_where_a_mixture_speaks_of_clusters():
+    mix = STAGES["mix"]
+    plain, sized = mixing({}, {"domain": {"code": 2}}), mixing({}, {"cluster_size": {2: 2}})
+    assert mix.asks(plain) == () and mix.asks(sized) == ("dedup",) and "dedup" not in mix.reads
+    assert all("cluster_size" not in plan["mixture"] for plan in mix.config(plain)["plans"])
+    plans = mix.config(sized)["plans"]
+    assert "cluster_size" not in plans[0]["mixture"] and plans[1]["mixture"]["cluster_size"] == {"2": 2.0}
+    assert STAGES["pack"].config(sized) == STAGES["pack"].config(mixing({}, {}))
+
+
+def test_sizes_of_clusters_without_deduplication_are_refused_before_any_work(tmp_path):
+    with pytest.raises(ConfigError, match=r"^stage 'mix' needs 'dedup' by this recipe, .* --until mix`$"):
+        run(mixing({"cluster_size": {2: 2}}), str(tmp_path / "run"), (STAGES["mix"],), given={"tokenize": "elsewhere"})
+    assert not (tmp_path / "run").exists()
