@@ -90,9 +90,28 @@ DECONTAMINATION_DECISIONS = pa.schema(
     [
         *_DECISION,
         pa.field("benchmark", pa.string()),  # the benchmark with the largest overlap
-        pa.field("overlap", pa.float32(), nullable=False),  # share of that item's n-grams found, 0 to 1
+        pa.field("overlap", pa.float32(), nullable=False),  # share of that item's words found, 0 to 1
     ]
 )
+
+CONTAMINATION_MATCHES = pa.schema(
+    [
+        pa.field("document_id", ID, nullable=False),
+        pa.field("id", pa.string()),
+        pa.field("benchmark", pa.string(), nullable=False),
+        pa.field("item", pa.int32(), nullable=False),  # its number in the benchmark, from 0
+        pa.field("part", pa.string(), nullable=False),  # question, answer (question and answer), item, or short
+        pa.field("words", pa.int32(), nullable=False),  # of that part, formulas not counted
+        pa.field("matched", pa.int32(), nullable=False),  # of these words, how many the document holds
+        pa.field("ratio", pa.float32(), nullable=False),  # matched / words
+        pa.field("times", pa.int32(), nullable=False),  # places of the document; what follows is the best of them
+        pa.field("begin", pa.int32(), nullable=False),  # UTF-8 bytes of the text, from the first word found
+        pa.field("end", pa.int32(), nullable=False),  # to the last
+        pa.field("document_text", pa.string(), nullable=False),  # text[begin:end], its beginning
+        pa.field("item_text", pa.string(), nullable=False),  # the item, its beginning
+    ]
+)
+"""Items of benchmarks found in documents: a row for each document and item, in the order of the documents."""
 
 SPLIT = pa.schema(
     [
