@@ -327,10 +327,48 @@ class Dedup(Section):
     """Exact and near-duplicates (MinHash-LSH); the best document of a cluster survives."""
 
     exact: bool = Field(True, description="Drop exact copies (NFC, white space folded).")
+    urls: bool = Field(False, description="Drop documents with the address of a better one.")
     near: bool = Field(True, description="Drop near-duplicates.")
+    scope: Literal["all", "source"] = Field(
+        "all",
+        description="`all`: whatever the documents come from. `source`: only documents of one source are compared.",
+    )
     ngram: int = Field(5, ge=1, le=50, description="Words per shingle (characters x 2 without spaces).")
     bands: int = Field(14, ge=1, le=256, description="Bands of the signature.")
     rows: int = Field(8, ge=1, le=64, description="Rows per band.")
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Choose bands and rows for this similarity, from at most `permutations` values of a signature; "
+        "`bands` and `rows` are not used then.",
+    )
+    permutations: int = Field(128, ge=2, le=1024, description="With `threshold`: values of a signature.")
+    verify: Annotated[Share, Field(gt=0)] | None = Field(
+        None,
+        description="Least Jaccard similarity of the shingles of two documents; absent: sharing a band is enough. "
+        "Costs disk space of about the size of the text while the stage runs.",
+    )
+    index: bool = Field(False, description="Keep an index, so that later runs can be compared with this one.")
+    against: list[str] = Field(
+        [],
+        description="Earlier runs with an index, relative to the recipe file. What they kept stays kept; their "
+        "documents are not written again.",
+    )
+    component_memory: int = Field(
+        4 << 30,
+        ge=0,
+        description="Bytes that one worker may take to find the clusters; with more pairs it is done in rounds over "
+        "all workers, with the same result.",
+    )
+
+    @model_validator(mode="after")
+    def _verifies_something(self) -> "Dedup":
+        if self.verify is not None and not self.near:
+            raise ValueError("`verify` speaks of near-duplicates, which `near: false` switches off")
+        return self
+
+
+HOW_DEDUP_RUNS = frozenset({"component_memory", "against"})
+"""Keys of `dedup` that change nothing in what it writes; what `against` names is told by the hash of its dataset."""
 
 
 class Decontaminate(Section):
@@ -810,6 +848,7 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     decontaminate = recipe.decontaminate.model_copy(
         update={"benchmarks": [absolute(path) for path in recipe.decontaminate.benchmarks]}
     )
+    dedup = recipe.dedup.model_copy(update={"against": [absolute(path) for path in recipe.dedup.against]})
     extract = recipe.extract
     if extract.answers:
         extract = extract.model_copy(update={"answers": absolute(extract.answers)})
@@ -829,6 +868,7 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
             "extract": extract,
             "sources": sources,
             "filter": quality,
+            "dedup": dedup,
             "decontaminate": decontaminate,
             "tokenizer": tokenizer,
             "mix": mix,

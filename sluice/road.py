@@ -14,6 +14,7 @@ from schemas.errors import ConfigError
 from schemas.hashing import canonical_json, digest
 from schemas.manifest import Manifest
 from schemas.recipe import (
+    HOW_DEDUP_RUNS,
     HOW_EXTRACTION_RUNS,
     HOW_IT_RUNS,
     NO_THRESHOLDS,
@@ -126,7 +127,16 @@ def _threshold_file(recipe: Recipe) -> dict[str, str]:
 
 def _dedup(recipe: Recipe) -> dict[str, Any]:
     priorities = {source.name: source.priority for source in recipe.sources}
-    return {**recipe.dedup.model_dump(), "priorities": priorities, "seed": recipe.seed}
+    return {**recipe.dedup.model_dump(exclude=set(HOW_DEDUP_RUNS)), "priorities": priorities, "seed": recipe.seed}
+
+
+def _earlier_runs(recipe: Recipe) -> dict[str, str]:
+    if not recipe.dedup.against:
+        return {}
+    from pipelines.dedup.index import find_index
+
+    found = [find_index(path, recipe.dedup, recipe.seed)[1].hash for path in recipe.dedup.against]
+    return {f"index:{number}": key for number, key in enumerate(found)}
 
 
 def _benchmark_files(recipe: Recipe) -> dict[str, str]:
@@ -231,12 +241,14 @@ ROAD: tuple[Stage, ...] = (
     ),
     Stage(
         "dedup",
-        1,
+        2,
         "pipelines.dedup.stage:run",
         "exact and near-duplicates",
         _dedup,
         ("extract",),
         ("annotate", "filter"),
+        _earlier_runs,
+        continues=True,
     ),
     Stage(
         "decontaminate",

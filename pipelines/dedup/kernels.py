@@ -1,43 +1,46 @@
-"""Near-duplicates by MinHash-LSH (Broder 1997; Indyk and Motwani 1998), as arrays.
+"""Keys that duplicates share: of equal text, of one address, of MinHash bands (Broder 1997; Indyk and Motwani 1998).
 
-Text becomes shingles, shingles a signature, the signature one key per band; documents that share a key are candidates
-and, as everywhere in the field, count as duplicates without a second look. A document is named by a reference
-`shard << 32 | row`, 8 bytes, until its decision is written. A 128-bit hash or id is two uint64, high half first, so
-that order and equality are those of its bytes.
+Text becomes shingles, shingles a signature, the signature one key per band; documents that share a key are candidates.
+A document is named by a reference `shard << 32 | row`, 8 bytes, until its decision is written. A 128-bit hash or id is
+two uint64, high half first, so that order and equality are those of its bytes.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
+from urllib.parse import urlsplit
 
 import numpy as np
 import xxhash
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from pipelines import words
+from pipelines.dedup.graph import EDGE
 from pipelines.words import Words
 from schemas.hashing import GOLDEN, scramble
 
 MINHASH_BLOCK = 1 << 16  # shingles per block: two working arrays of 256 KiB, whatever the document's size
-NO_DATE = b"\xff"  # sorts after every date
+HOT = 32  # documents of one bucket that a batch hands on; the others are tied to the first of them on the spot
 
 KEY = np.dtype([("high", "<u8"), ("low", "<u8"), ("document", "<u8")])
-EDGE = np.dtype([("first", "<u8"), ("second", "<u8")])  # first < second
-LABEL = np.dtype([("document", "<u8"), ("component", "<u8")])
-MEMBER = np.dtype(
-    [
-        ("component", "<u8"),
-        ("document", "<u8"),
-        ("id", "<u8", 2),
-        ("exact", "<u8", 2),
-        ("priority", "<i8"),
-        ("quality", "<f8"),
-        ("length", "<i8"),  # characters
-        ("date", "S32"),
-    ]
-)
-OUTCOME = np.dtype(
-    [("document", "<u8"), ("cluster", "<u8", 2), ("survivor", "<u8", 2), ("size", "<i4"), ("exact", "?")]
-)
+"""A key and a document that has it. The last bit of `low` is set for keys that settle the matter: equal text, equal
+address. Documents that share any other key are candidates."""
+
+
+def banding(threshold: float, permutations: int) -> tuple[int, int]:
+    """Bands and rows of at most `permutations` maps that are wrong least often about pairs around `threshold`.
+
+    The probability that a pair of similarity s shares a bucket is 1 - (1 - s**rows)**bands. What is made smallest is
+    its integral below the threshold plus that of its complement above: the rule of datasketch's `MinHashLSH`.
+    """
+    step = 0.001
+    low = np.arange(0, threshold, step) + step / 2
+    high = np.arange(threshold, 1, step) + step / 2
+    choices = [(bands, rows) for bands in range(1, permutations + 1) for rows in range(1, permutations // bands + 1)]
+
+    def wrong(choice: tuple[int, int]) -> float:
+        bands, rows = choice
+        return float((1 - (1 - low**rows) ** bands).sum() + ((1 - high**rows) ** bands).sum())
+
+    return min(choices, key=wrong)
 
 
 def exact_keys(texts: Sequence[str]) -> np.ndarray:
@@ -49,6 +52,42 @@ def exact_keys(texts: Sequence[str]) -> np.ndarray:
         for text in texts
     ]
     return _halves(b"".join(digests))
+
+
+def address_keys(urls: Sequence[str | None]) -> np.ndarray:
+    """xxh3-128 of each address, uint64 [urls, 2]; two zeros for none.
+
+    Scheme and host are lower-cased, http counts as https, and the fragment, a port that goes without saying and a
+    slash at the end of the path are left out.
+    """
+    digests = [xxhash.xxh3_128_digest(_address(url).encode()) if url else bytes(16) for url in urls]
+    return _halves(b"".join(digests))
+
+
+def _address(url: str) -> str:
+    try:
+        parts = urlsplit(url.strip())
+        port = parts.port
+    except ValueError:  # no address; it is still equal to itself
+        return url.strip()
+    scheme = parts.scheme.lower()
+    shown = "" if port is None or (scheme, port) in (("http", 80), ("https", 443)) else f":{port}"
+    scheme = "https" if scheme == "http" else scheme
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{scheme}://{(parts.hostname or '').lower()}{shown}{parts.path.rstrip('/')}{query}"
+
+
+def salted(keys: np.ndarray, salts: Sequence[str]) -> np.ndarray:
+    """The keys, uint64 [texts, 2], made different for texts of unequal `salts`."""
+    if not any(salts):
+        return keys
+    salt = _halves(b"".join(_salt(salt) for salt in salts))
+    return scramble(keys.reshape(-1) ^ salt.reshape(-1)).reshape(-1, 2)
+
+
+@lru_cache(maxsize=1 << 12)
+def _salt(salt: str) -> bytes:
+    return xxhash.xxh3_128_digest(salt.encode())
 
 
 def split_words(texts: Sequence[str]) -> Words:
@@ -115,81 +154,42 @@ def band_keys(signature: np.ndarray, bands: int, salts: Sequence[str]) -> np.nda
     return _halves(b"".join(digests)).reshape(texts, bands, 2)
 
 
-def pack_keys(keys: np.ndarray, documents: np.ndarray) -> np.ndarray:
+def pack_keys(keys: np.ndarray, documents: np.ndarray, sure: bool) -> np.ndarray:
     """KEY records of `keys` uint64 [documents, keys per document, 2]."""
     packed = np.empty(keys.shape[:2], KEY)
-    packed["high"], packed["low"] = keys[..., 0], keys[..., 1]
+    packed["high"], packed["low"] = keys[..., 0], keys[..., 1] & ~np.uint64(1) | np.uint64(sure)
     packed["document"] = documents[:, None]
     return packed.reshape(-1)
 
 
-def star_edges(keys: np.ndarray) -> np.ndarray:
-    """EDGE records from the smallest document of every bucket to each of the others, none twice.
+def thin(keys: np.ndarray, most: int = HOT) -> tuple[np.ndarray, np.ndarray]:
+    """Bound what one batch adds to a bucket: at most `most` KEY records of each key, and EDGE records for the rest.
 
-    A bucket of n documents gives n - 1 edges, never n * n, so a bucket of any size costs no more than its sorting.
+    What is left out is tied to the smallest document of its bucket, so a bucket of a million copies reaches the worker
+    that sorts it as a few records of each batch.
     """
-    keys = keys[np.lexsort((keys["document"], keys["low"], keys["high"]))]
+    order = np.lexsort((keys["document"], keys["low"], keys["high"]))
+    keys = keys[order]
+    opens = key_borders(keys)
+    begins = np.flatnonzero(opens)
+    bucket = np.cumsum(opens) - 1
+    rest = np.arange(len(keys)) - begins[bucket] >= most
+    edges = np.empty(int(rest.sum()), EDGE)
+    edges["first"], edges["second"] = keys["document"][begins[bucket[rest]]], keys["document"][rest]
+    edges["sure"] = keys["low"][rest] & np.uint64(1)
+    return keys[~rest], edges
+
+
+def key_borders(keys: np.ndarray) -> np.ndarray:
+    """bool: where another key begins than that of the record before, in sorted KEY records."""
     opens = np.ones(len(keys), bool)
     opens[1:] = (keys["high"][1:] != keys["high"][:-1]) | (keys["low"][1:] != keys["low"][:-1])
-    centre = keys["document"][opens][np.cumsum(opens) - 1]
-    others = keys["document"] != centre
-    edges = np.empty(int(others.sum()), EDGE)
-    edges["first"], edges["second"] = centre[others], keys["document"][others]
-    return unique_edges(edges)
+    return opens
 
 
-def unique_edges(edges: np.ndarray) -> np.ndarray:
-    """The edges sorted, each once."""
-    edges = edges[np.lexsort((edges["second"], edges["first"]))]
-    fresh = np.ones(len(edges), bool)
-    fresh[1:] = (edges["first"][1:] != edges["first"][:-1]) | (edges["second"][1:] != edges["second"][:-1])
-    return edges[fresh]
-
-
-def components(edges: np.ndarray) -> np.ndarray:
-    """LABEL records, sorted by document: the component of every document that has an edge, named by its smallest."""
-    if not len(edges):
-        return np.empty(0, LABEL)
-    documents, ends = np.unique(np.concatenate([edges["first"], edges["second"]]), return_inverse=True)
-    first, second = ends[: len(edges)], ends[len(edges) :]
-    graph = coo_array((np.ones(len(edges), np.int8), (first, second)), shape=(len(documents), len(documents)))
-    _, labels = connected_components(graph, directed=False)
-    _, smallest = np.unique(labels, return_index=True)
-    found = np.empty(len(documents), LABEL)
-    found["document"], found["component"] = documents, documents[smallest][labels]
-    return found
-
-
-def survivors(members: np.ndarray) -> np.ndarray:
-    """OUTCOME records of whole components, given as MEMBER records in any order.
-
-    The best document of a component survives: highest source priority, then highest quality, then most characters,
-    then the earliest date (NO_DATE comes last), then the smallest document id. `exact` says that a document is an
-    exact copy of its survivor; it is true of the survivor itself.
-    """
-    rank = (
-        members["id"][:, 1],
-        members["id"][:, 0],
-        members["date"],
-        -members["length"],
-        -members["quality"],
-        -members["priority"],
-        members["component"],
-    )
-    members = members[np.lexsort(rank)]
-    opens = np.ones(len(members), bool)
-    opens[1:] = members["component"][1:] != members["component"][:-1]
-    begins = np.flatnonzero(opens)
-    cluster = np.cumsum(opens) - 1
-    by_id = np.lexsort((members["id"][:, 1], members["id"][:, 0], members["component"]))
-    survivor = members[begins][cluster]
-    outcome = np.empty(len(members), OUTCOME)
-    outcome["document"] = members["document"]
-    outcome["cluster"] = members["id"][by_id][begins][cluster]
-    outcome["survivor"] = survivor["id"]
-    outcome["size"] = np.diff(begins, append=len(members))[cluster]
-    outcome["exact"] = (members["exact"] == survivor["exact"]).all(axis=1)
-    return outcome
+def partition(keys: np.ndarray, partitions: int) -> np.ndarray:
+    """Which of at most 2**32 partitions a key belongs to; they are ranges of `high`, so those of an index fit."""
+    return ((keys["high"] >> np.uint64(32)) * np.uint64(partitions)) >> np.uint64(32)
 
 
 def _halves(digests: bytes) -> np.ndarray:

@@ -1,5 +1,6 @@
 import random
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import regex
-from datasketch import MinHash
+from datasketch import MinHash, MinHashLSH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -145,82 +146,56 @@ def test_salted_bands_never_meet() -> None:
     assert len({tuple(key) for key in same_rows.tolist()}) == 4
 
 
-# ------------------------------------------------------------------------------------------------------- clusters
-
-
-class UnionFind(dict[int, int]):
-    def find(self, item: int) -> int:
-        self.setdefault(item, item)
-        while self[item] != item:
-            item = self[item]
-        return item
-
-    def join(self, first: int, second: int) -> None:
-        first, second = sorted((self.find(first), self.find(second)))
-        self[second] = first
-
-
-records = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 30)), max_size=60)
-
-
 @settings(max_examples=60, deadline=None)
-@given(records, st.randoms(use_true_random=False))
-def test_components_are_those_of_union_find(found: list[tuple[int, int, int]], draw: random.Random) -> None:
-    oracle = UnionFind()
-    buckets: dict[tuple[int, int], int] = {}
-    for high, low, document in found:
-        oracle.join(buckets.setdefault((high, low), document), document)
-    edges = kernels.star_edges(np.array(found, kernels.KEY))
-    draw.shuffle(found)
-    assert (kernels.star_edges(np.array(found, kernels.KEY)) == edges).all()
-    assert len(set(edges.tolist())) == len(edges)
-    assert len(edges) <= sum(len({d for h, w, d in found if (h, w) == key}) - 1 for key in buckets)
-
-    shuffled = np.concatenate([edges, edges])
-    draw.shuffle(order := list(range(len(shuffled))))
-    labels = kernels.components(kernels.unique_edges(shuffled[order]))
-    clusters = {document: oracle.find(document) for document in oracle}
-    sizes = np.bincount(list(clusters.values()), minlength=31)
-    assert dict(labels.tolist()) == {d: c for d, c in clusters.items() if sizes[c] > 1}
-
-
-members = st.lists(
-    st.tuples(
-        st.integers(0, 2),
-        st.integers(0, 2),
-        st.sampled_from([0.0, 0.5]),
-        st.integers(1, 2),
-        st.sampled_from(["2020", "2021-05", None]),
-        st.integers(0, 1),
-    ),
-    min_size=1,
-    max_size=25,
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(members, st.randoms(use_true_random=False))
-def test_the_survivor_is_the_best_by_the_total_order(found: list[tuple], draw: random.Random) -> None:
-    table = np.zeros(len(found), kernels.MEMBER)
-    draw.shuffle(lows := list(range(len(found))))
-    ids = [(draw.randrange(3), low) for low in lows]
-    for row, (component, priority, quality, length, date, exact) in enumerate(found):
-        stamp = date.encode() if date else kernels.NO_DATE
-        table[row] = (component, row, ids[row], (7, exact), priority, quality, length, stamp)
-    outcomes = kernels.survivors(table)
-    draw.shuffle(order := list(range(len(table))))
-    again = kernels.survivors(table[order])
-    assert np.sort(again, order="document").tobytes() == np.sort(outcomes, order="document").tobytes()
-    for outcome in outcomes:
-        row = int(outcome["document"])
-        same = [other for other, member in enumerate(found) if member[0] == found[row][0]]
-        best = min(
-            same, key=lambda r: (-found[r][1], -found[r][2], -found[r][3], found[r][4] is None, found[r][4], ids[r])
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 40)), max_size=80), st.integers(1, 5))
+def test_a_bucket_is_thinned_without_losing_anyone(found: list[tuple[int, int, int]], most: int) -> None:
+    keys = np.array(sorted(set(found)), kernels.KEY)
+    left, edges = kernels.thin(keys[::-1].copy(), most)
+    for key in {(high, low) for high, low, _ in found}:
+        everyone = sorted(document for high, low, document in set(found) if (high, low) == key)
+        stays = sorted(int(k["document"]) for k in left if (k["high"], k["low"]) == key)
+        assert stays == everyone[:most]
+    rest = Counter((k[0], k[1]) for k in set(found))
+    assert len(edges) == sum(max(0, count - most) for count in rest.values())
+    for edge in edges:
+        centre, other, sure = edge.tolist()
+        assert any(
+            {(high, low, centre), (high, low, other)} <= set(found) and sure == low % 2
+            for high in range(3)
+            for low in range(4)
         )
-        assert tuple(outcome["survivor"].tolist()) == ids[best]
-        assert tuple(outcome["cluster"].tolist()) == min(ids[other] for other in same)
-        assert outcome["size"] == len(same)
-        assert outcome["exact"] == (found[row][5] == found[best][5])
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.65, 0.8, 0.9])
+@pytest.mark.parametrize("permutations", [32, 112, 128])
+def test_bands_and_rows_are_those_of_datasketch(threshold: float, permutations: int) -> None:
+    oracle = MinHashLSH(threshold=threshold, num_perm=permutations)
+    assert kernels.banding(threshold, permutations) == (oracle.b, oracle.r)
+
+
+def test_one_address_has_many_spellings() -> None:
+    same = ["http://Example.org:80/a?q=1#top", "https://example.ORG/a/?q=1", " HTTPS://example.org:443/a?q=1"]
+    others = [
+        "https://example.org/a?q=2",
+        "https://example.org/A?q=1",
+        "https://example.org:8080/a?q=1",
+        "http://[",
+        "x",
+    ]
+    keys = [tuple(key) for key in kernels.address_keys([*same, *others, None, ""]).tolist()]
+    assert len(set(keys[:3])) == 1
+    assert len(set(keys[2:8])) == 6
+    assert keys[8] == keys[9] == (0, 0)
+
+
+def test_partitions_are_ranges_that_nest() -> None:
+    keys = np.zeros(5000, kernels.KEY)
+    keys["high"] = scramble(np.arange(5000, dtype=np.uint64))
+    for few, many in ((1, 4), (4, 12), (5, 4096)):
+        coarse, fine = kernels.partition(keys, few), kernels.partition(keys, many)
+        assert coarse.max() == few - 1
+        assert (fine * np.uint64(few) // np.uint64(many) <= coarse).all()
+        assert (coarse <= ((fine + np.uint64(1)) * np.uint64(few) - np.uint64(1)) // np.uint64(many)).all()
 
 
 # ---------------------------------------------------------------------------------------------------------- stage
