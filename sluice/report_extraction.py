@@ -3,9 +3,7 @@
 Paths, reasons, texts and answers of models are untrusted: here they are made printable, the template escapes them.
 """
 
-import difflib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,7 @@ from sluice.blocks import (
     first_shown,
     percent,
 )
+from sluice.differences import word_difference
 from sluice.pictures import Picture, draw_pages
 from sluice.run import RECIPE_FILE, read_executions
 from sluice.summary import PAGE_ROUTES, UNREADABLE, last_execution
@@ -41,8 +40,7 @@ from sluice.text import printable, printable_lines
 
 SOURCES_SHOWN, REASONS_SHOWN, LOWEST_SHOWN = 14, 30, 20
 PAGE_SAMPLES, SAMPLES_PER_ROUTE, PAGE_CHARACTERS = 12, 4, 2000
-CHANGES_PER_OUTCOME, CHANGE_CHARACTERS = 4, 6000  # samples of refined chunks, and how much of one is compared
-CONTEXT = 12  # words around a change that are shown
+CHANGES_PER_OUTCOME = 4  # samples of refined chunks
 _SERIES = {"text_layer": 1, "ocr": 2, "vlm": 3, "blank": 5, UNREADABLE: 4}
 _MODELS = {"vision": "reading pages", "refine": "repairing text"}  # section of the recipe -> what it does
 
@@ -327,37 +325,3 @@ def _names(document: bytes, pages: corpus.Table | None) -> tuple[str, ...]:
         return (document.hex(),)
     names: tuple[str, ...] = mine.select("source", "path", "locator").row(0)
     return names
-
-
-# A word with the space after it, so that most of what is compared means something. A character of a script that is
-# written without spaces is a word.
-_NO_SPACES = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_WORDS = re.compile(rf"[^\W_{_NO_SPACES}]+\s*|.\s*", re.DOTALL)
-
-
-def word_difference(before: str, after: str) -> list[tuple[str, str]]:
-    """Pieces of text, each `same`, `out` or `in`, in order; of what stays the same only the words beside a change."""
-    old, new = (_WORDS.findall(text[:CHANGE_CHARACTERS]) for text in (before, after))
-    begin = _common(old, new)
-    end = _common(old[begin:][::-1], new[begin:][::-1])
-    old_changed, new_changed = old[begin : len(old) - end], new[begin : len(new) - end]
-    pieces = [("same", _shortened(old[:begin], first=True, last=False))]
-    for kind, low, high, left, right in difflib.SequenceMatcher(None, old_changed, new_changed).get_opcodes():
-        if kind == "equal":
-            pieces.append(("same", _shortened(old_changed[low:high], first=False, last=False)))
-        else:
-            pieces += [("out", "".join(old_changed[low:high])), ("in", "".join(new_changed[left:right]))]
-    pieces.append(("same", _shortened(old[len(old) - end :], first=False, last=True)))
-    return [(kind, printable(text, 1000)) for kind, text in pieces if text]
-
-
-def _common(old: Sequence[str], new: Sequence[str]) -> int:
-    """The number of words at the beginning that are the same."""
-    return next((at for at, (one, other) in enumerate(zip(old, new)) if one != other), min(len(old), len(new)))
-
-
-def _shortened(words: Sequence[str], first: bool, last: bool) -> str:
-    head, tail = 0 if first else CONTEXT, 0 if last else CONTEXT
-    if len(words) <= head + tail + 1:
-        return "".join(words)
-    return "".join(words[:head]) + " … " + "".join(words[len(words) - tail :])

@@ -4,13 +4,10 @@ import base64
 import io
 import re
 import shutil
-import time
 from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines.extract import isolate
@@ -18,9 +15,8 @@ from schemas.recipe import check_recipe
 from sluice import corpus, pictures, report_extraction
 from sluice.pictures import Picture, draw_pages
 from sluice.report import write_report
-from sluice.report_extraction import choose_pages, word_difference
+from sluice.report_extraction import choose_pages
 from sluice.summary import PAGE_ROUTES, require_run, summarise, summary_lines
-from sluice.text import printable
 from tests.sluice import made_pages, made_runs
 from tests.sluice.test_report import Page
 
@@ -244,39 +240,6 @@ def test_texts_of_pages_are_read_from_their_spans(run):
     for row, key in zip(frame.iter_rows(named=True), wanted):
         made = next(m for m in made_pages.made_pages() if (m.path, m.page) == (row["path"], row["page"]))
         assert texts.get(key, "") == made.text[:30]
-
-
-WORDS = st.lists(st.sampled_from(["alpha ", "beta, ", "12 ", "\n", "漢", "字", "(x) ", "e\u0301 ", "_ "]), max_size=60)
-
-
-@given(WORDS, WORDS)
-def test_a_difference_holds_all_that_changed(before, after):
-    old, new = "".join(before), "".join(after)
-    pieces = word_difference(old, new)
-    whole = {
-        "out": "".join(text for kind, text in pieces if kind != "in"),
-        "in": "".join(text for kind, text in pieces if kind != "out"),
-    }
-    for kind, text in (("out", old), ("in", new)):
-        pattern = ".*".join(re.escape(part) for part in whole[kind].split(" … "))
-        assert re.fullmatch(pattern, printable(text, 10_000), re.DOTALL)
-    if old == new:
-        assert all(kind == "same" for kind, _ in pieces)
-
-
-def test_a_difference_shows_only_words_beside_a_change():
-    old = "one " * 200 + "wrong " + "two " * 200
-    pieces = word_difference(old, old.replace("wrong", "right"))
-    assert [kind for kind, _ in pieces] == ["same", "out", "in", "same"]
-    assert pieces[0][1].count("one") == pieces[3][1].count("two") == report_extraction.CONTEXT
-    assert pieces[1:3] == [("out", "wrong "), ("in", "right ")]
-
-
-def test_a_difference_of_hostile_text_takes_no_time():
-    before = time.process_time()
-    word_difference("a " * 50_000, "a b " * 50_000)
-    word_difference("ab" * 50_000, "\x00\n" * 50_000)
-    assert time.process_time() - before < 2
 
 
 @pytest.mark.slow

@@ -1,0 +1,148 @@
+"""Two texts as one: which words stay, which go and which come.
+
+Words that occur once in either text are anchors (patience diff, Bram Cohen). What lies between anchors is settled by
+the longest common subsequence where it is short, and counts as replaced where it is long, so the time is linear in the
+length of the texts but for sorting, whatever they hold.
+"""
+
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from sluice.text import printable
+
+CHARACTERS = 6000  # of each text that are compared
+CONTEXT = 12  # words around a change that are shown
+PIECE_CHARACTERS = 1000
+GAP_CELLS = 1 << 18  # words x words between two anchors up to which the longest common subsequence is sought
+DEPTH = 16  # how often anchors are sought again between anchors
+
+# A word with the space after it, so that most of what is compared means something. A character of a script that is
+# written without spaces is a word.
+_NO_SPACES = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORDS = re.compile(rf"[^\W_{_NO_SPACES}]+\s*|.\s*", re.DOTALL)
+
+
+def word_difference(before: str, after: str, characters: int = CHARACTERS) -> list[tuple[str, str]]:
+    """Pieces of text, each `same`, `out` or `in`, in order; of what stays the same only the words beside a change.
+
+    No more than the first `characters` of each text are compared. The pieces are printable.
+    """
+    old, new = (_WORDS.findall(text[:characters]) for text in (before, after))
+    runs = common_runs(*_codes(old, new))
+    pieces: list[tuple[str, str]] = []
+    left = right = 0
+    for begin, there, length in [*runs, (len(old), len(new), 0)]:
+        pieces += [("out", "".join(old[left:begin])), ("in", "".join(new[right:there]))]
+        left, right = begin + length, there + length
+        first = begin == there == 0
+        last = left == len(old) and right == len(new) and not first
+        pieces.append(("same", _shortened(old[begin:left], first, last)))
+    return [(kind, printable(text, PIECE_CHARACTERS)) for kind, text in pieces if text]
+
+
+def common_runs(old: np.ndarray, new: np.ndarray) -> list[tuple[int, int, int]]:
+    """(place in `old`, place in `new`, length) of what two sequences of codes have in common, in order.
+
+    Neighbours are joined: between two runs at least one of the sequences has something that the other has not.
+    """
+    found: list[tuple[int, int, int]] = []
+    waiting = [(0, len(old), 0, len(new), 0)]
+    while waiting:
+        begin, end, left, right, depth = waiting.pop()
+        size = _equal(old[begin:end], new[left:right])
+        found.append((begin, left, size))
+        begin, left = begin + size, left + size
+        size = _equal(old[begin:end][::-1], new[left:right][::-1])
+        found.append((end - size, right - size, size))
+        end, right = end - size, right - size
+        if begin == end or left == right:
+            continue
+        one, other = old[begin:end], new[left:right]
+        anchors = _anchors(one, other) if depth < DEPTH else []
+        if anchors:
+            ends = [(-1, -1), *anchors, (end - begin, right - left)]
+            for (a, b), (c, d) in pairwise(ends):
+                # An anchor is the first word of what follows it, so that runs of anchors are found as one.
+                waiting.append((begin + max(a, 0), begin + c, left + max(b, 0), left + d, depth + 1))
+        elif len(one) * len(other) <= GAP_CELLS:
+            found += [(begin + a, left + b, 1) for a, b in _subsequence(one, other)]
+    return _joined(sorted(run for run in found if run[2]))
+
+
+def _codes(old: Sequence[str], new: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The same number for the same word."""
+    numbers: dict[str, int] = {}
+    one, other = ([numbers.setdefault(word, len(numbers)) for word in words] for words in (old, new))
+    return np.array(one, np.int64), np.array(other, np.int64)
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> int:
+    """How many of the first codes are the same."""
+    size = min(len(one), len(other))
+    differs = one[:size] != other[:size]
+    return int(np.argmax(differs)) if differs.any() else size
+
+
+def _anchors(one: np.ndarray, other: np.ndarray) -> list[tuple[int, int]]:
+    """Places of codes that occur once in each: the longest list of them that is in order in both."""
+    sides = []
+    for codes in (one, other):
+        values, places, counts = np.unique(codes, return_index=True, return_counts=True)
+        sides.append((values[counts == 1], places[counts == 1]))
+    _, here, there = np.intersect1d(sides[0][0], sides[1][0], assume_unique=True, return_indices=True)
+    left, right = sides[0][1][here], sides[1][1][there]
+    order = np.argsort(left)
+    pairs = list(zip(left[order].tolist(), right[order].tolist()))
+    tops: list[int] = []  # the smallest place at which an increasing list of each length ends
+    last: list[int] = []  # the pair that ends it
+    before: list[int] = []
+    for number, (_, place) in enumerate(pairs):
+        at = bisect_left(tops, place)
+        before.append(last[at - 1] if at else -1)
+        tops[at : at + 1], last[at : at + 1] = [place], [number]
+    chosen = []
+    number = last[-1] if last else -1
+    while number >= 0:
+        chosen.append(pairs[number])
+        number = before[number]
+    return chosen[::-1]
+
+
+def _subsequence(one: np.ndarray, other: np.ndarray) -> list[tuple[int, int]]:
+    """Places of a longest common subsequence, in order; time and memory are len(one) * len(other)."""
+    best = np.zeros((len(one) + 1, len(other) + 1), np.int32)  # [i, j]: of one[:i] and other[:j]
+    for row, code in enumerate(one):
+        longer = np.maximum(best[row, 1:], best[row, :-1] + (other == code))
+        np.maximum.accumulate(longer, out=best[row + 1, 1:])
+    places = []
+    i, j = len(one), len(other)
+    while i and j:
+        if best[i, j] == best[i - 1, j]:
+            i -= 1
+        elif best[i, j] == best[i, j - 1]:
+            j -= 1
+        else:
+            i, j = i - 1, j - 1
+            places.append((i, j))
+    return places[::-1]
+
+
+def _joined(runs: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    joined: list[tuple[int, int, int]] = []
+    for begin, left, size in runs:
+        if joined and (begin, left) == (joined[-1][0] + joined[-1][2], joined[-1][1] + joined[-1][2]):
+            joined[-1] = (*joined[-1][:2], joined[-1][2] + size)
+        else:
+            joined.append((begin, left, size))
+    return joined
+
+
+def _shortened(words: Sequence[str], first: bool, last: bool) -> str:
+    head, tail = 0 if first else CONTEXT, 0 if last else CONTEXT
+    if len(words) <= head + tail + 1:
+        return "".join(words)
+    return "".join(words[:head]) + " … " + "".join(words[len(words) - tail :])
