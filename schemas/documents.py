@@ -94,6 +94,24 @@ DECONTAMINATION_DECISIONS = pa.schema(
     ]
 )
 
+REPEATS = pa.schema(
+    [
+        pa.field("document_id", ID, nullable=False),
+        pa.field("kind", pa.string(), nullable=False),  # line, paragraph or substring
+        pa.field("begin", pa.int32(), nullable=False),  # UTF-8 bytes of the text
+        pa.field("end", pa.int32(), nullable=False),
+        pa.field("hash", pa.uint64(), nullable=False),  # the same for equal lines, for equal paragraphs; else 0
+        pa.field("documents", pa.int32(), nullable=False),  # that hold it, this one and the one where it stays included
+        pa.field("kept_id", ID, nullable=False),  # document_id of the one where it stays: the smallest of theirs
+        pa.field("cut", pa.bool_(), nullable=False),  # false: no whole sentence of it, no block of lines, or no cuts
+    ]
+)
+"""`repeats/<shard>.parquet` of dedup: what a document repeats of another one, by the order of documents and bytes.
+
+The document where it stays has no row for it. Of a substring that several documents share in parts, `documents` is the
+largest number and `kept_id` that of its first words.
+"""
+
 CONTAMINATION_MATCHES = pa.schema(
     [
         pa.field("document_id", ID, nullable=False),
