@@ -44,6 +44,7 @@ def _documents(shard: Sequence[Document]) -> pa.Table:
             "source": document.get("source", "test"),
             "path": document["path"],
             "locator": "",
+            "url": document.get("url"),
             "date": document.get("date"),
             "metadata": [],
             "pages": [],

@@ -1,3 +1,4 @@
+import itertools
 import random
 import unicodedata
 from collections import Counter
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import words
-from pipelines.dedup import kernels
+from pipelines.dedup import kernels, stage
 from pipelines.dedup.stage import run
 from schemas.errors import DataError
 from schemas.hashing import document_id, scramble
@@ -201,6 +202,17 @@ def test_partitions_are_ranges_that_nest() -> None:
 # ---------------------------------------------------------------------------------------------------------- stage
 
 
+class UnionFind(dict[str, str]):
+    def find(self, item: str) -> str:
+        self.setdefault(item, item)
+        while self[item] != item:
+            item = self[item]
+        return item
+
+    def join(self, first: str, second: str) -> None:
+        self[self.find(second)] = self.find(first)
+
+
 def prose(seed: int, words: int = 120) -> str:
     draw = random.Random(seed)
     vocabulary = ["".join(draw.choices("abcdefghijklmnop", k=6)) for _ in range(400)]
@@ -329,6 +341,93 @@ def test_stage_does_what_the_recipe_says(
     assert {path for path, row in rows.items() if row["reasons"] == ["exact_duplicate"]} == {"copy"} & (
         dropped if exact else set()
     )
+
+
+def test_scope_of_a_source_compares_within_sources(make_job: Callable[..., Job]) -> None:
+    text = prose(1)
+    shards = [
+        [
+            {"text": text, "path": "a1", "source": "a"},
+            {"text": text + " tail", "path": "a2", "source": "a"},
+            {"text": text, "path": "b1", "source": "b"},
+        ],
+        [{"text": text, "path": "b2", "source": "b"}],
+    ]
+    sources = [{"name": "a", "path": "."}, {"name": "b", "path": "."}]
+    job = make_job(shards, {"sources": sources, "dedup": {"scope": "source"}})
+    rows = by_path(shards, job, run(job))
+    assert {path: row["cluster_size"] for path, row in rows.items()} == {"a1": 2, "a2": 2, "b1": 2, "b2": 2}
+    assert rows["a1"]["survivor"] == "a2" and rows["b1"]["survivor"] == rows["b2"]["survivor"]
+
+
+def test_documents_of_one_address_are_duplicates_if_asked(make_job: Callable[..., Job]) -> None:
+    shards = [
+        [
+            {"text": prose(1), "path": "1", "url": "http://example.org/page"},
+            {"text": prose(2, 200), "path": "2", "url": "https://EXAMPLE.org/page/"},
+            {"text": prose(3), "path": "3", "url": "https://example.org/other"},
+            {"text": prose(4), "path": "4"},
+            {"text": prose(5), "path": "5"},
+        ],
+        [{"text": prose(2, 200), "path": "6", "url": "https://example.org/page", "date": "1999"}],
+    ]
+    job = make_job(shards, {"dedup": {"urls": True, "verify": 0.8}})
+    output = run(job)
+    rows = by_path(shards, job, output)
+    assert {path for path, row in rows.items() if row["keep"]} == {"3", "4", "5", "6"}
+    assert rows["1"]["reasons"] == ["same_url"]
+    assert rows["2"]["reasons"] == ["exact_duplicate", "same_url"]
+    assert output.reasons == {"exact_duplicate": 1, "near_duplicate": 0, "same_url": 2}
+    plain = make_job(shards, {})
+    assert run(plain).counts["kept"] == 5
+
+
+def test_verified_clusters_hold_what_is_similar(make_job: Callable[..., Job]) -> None:
+    draw = random.Random(3)
+    shards: list[list[dict]] = [[], []]
+    for family in range(30):
+        base = prose(100 + family, 80).split()
+        for copy in range(6):
+            edited = [draw.choice(base) if draw.random() < copy * 0.02 else word for word in base]
+            shards[copy % 2].append({"text": " ".join(edited), "path": f"{family}/{copy}"})
+    texts = {d["path"]: d["text"] for shard in shards for d in shard}
+    sets = {path: set(shingle_sets([text], 5)[0]) for path, text in texts.items()}
+
+    def jaccard(one: str, other: str) -> float:
+        return len(sets[one] & sets[other]) / len(sets[one] | sets[other])
+
+    job = make_job(shards, {"dedup": {"bands": 60, "rows": 3, "verify": 0.5}})
+    rows = by_path(shards, job, run(job))
+    oracle = UnionFind()
+    for one, other in itertools.combinations(sorted(texts), 2):
+        if jaccard(one, other) >= 0.5:
+            oracle.join(one, other)
+    clusters = {path: oracle.find(path) for path in texts}
+    for one, other in itertools.combinations(sorted(texts), 2):
+        assert (rows[one]["cluster"] == rows[other]["cluster"]) == (clusters[one] == clusters[other])
+    loose = make_job(shards, {"dedup": {"bands": 60, "rows": 3}})
+    assert run(loose).counts["kept"] < sum(row["keep"] for row in rows.values())
+
+
+def test_rounds_of_stars_decide_as_one_machine_does(make_job: Callable[..., Job]) -> None:
+    one, rounds = make_job(corpus(), {}), make_job(corpus(), {"dedup": {"component_memory": 0}})
+    assert run(one).files == run(rounds).files
+    assert file_bytes(one) == file_bytes(rounds)
+
+
+def test_a_run_that_was_stopped_goes_on_after_its_last_step(
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = make_job(corpus(), {}), make_job(corpus(), {})
+    expected = run(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "decide", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(stopped)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "find_pairs", lambda *arguments: 1 / 0)  # is not run again
+        assert run(stopped) == expected
+    assert file_bytes(whole) == file_bytes(stopped)
 
 
 def test_stage_gives_the_same_for_any_order_of_shards(make_job: Callable[..., Job]) -> None:
