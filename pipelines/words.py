@@ -24,7 +24,7 @@ PIECE = 1 << 11  # characters: CPython's normalisation takes quadratic time on l
 BLOCK = 1 << 17  # characters hashed at once: the working arrays stay near the cache
 STEP = 0xD6E8FEB86659FD93
 
-_SEPARATOR, _LETTER, _SPACELESS = 0, 1, 2
+SEPARATOR, LETTER, SPACELESS = 0, 1, 2  # kinds of characters
 
 
 @dataclass(frozen=True)
@@ -123,19 +123,29 @@ def _blocks(texts: Sequence[str], normalise: Callable[[str], str]) -> Iterator[t
 def _hash_block(block: list[str], owners: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The words of all pieces: hash, whether it is of a script without spaces, and which text it belongs to."""
     joined = "\n".join(block)
-    kinds = np.zeros(len(joined) + 2, np.uint8)  # one separator before the first and after the last character
-    if joined.isascii():
-        codes = np.frombuffer(joined.encode(), np.uint8)
-        kinds[1:-1] = np.frombuffer(joined.encode().translate(_kinds()[:256].tobytes()), np.uint8)
-    else:
-        codes = np.frombuffer(joined.encode("utf-32-le"), np.uint32)
-        np.take(_kinds(), codes, out=kinds[1:-1], mode="clip")
-    letter, alone = kinds == _LETTER, kinds == _SPACELESS
-    begins = np.flatnonzero((letter[1:-1] & ~letter[:-2]) | alone[1:-1])
-    ends = np.flatnonzero((letter[1:-1] & ~letter[2:]) | alone[1:-1]) + 1
+    codes, kinds = characters(joined)
+    begins, ends = places(kinds)
     ends_of_pieces = np.cumsum([len(piece) + 1 for piece in block])
     words = np.diff(np.searchsorted(begins, ends_of_pieces), prepend=0)
-    return span_hashes(codes, begins, ends), alone[1 + begins], np.repeat(np.array(owners, np.int64), words)
+    return span_hashes(codes, begins, ends), kinds[begins] == SPACELESS, np.repeat(np.array(owners, np.int64), words)
+
+
+def characters(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """Code points of a text (uint8 or uint32), and of which kind each of them is (uint8)."""
+    if text.isascii():
+        data = text.encode()
+        return np.frombuffer(data, np.uint8), np.frombuffer(data.translate(_kinds()[:256].tobytes()), np.uint8)
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    return codes, np.take(_kinds(), codes, mode="clip")
+
+
+def places(kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where words begin and end among characters of these `kinds`."""
+    around = np.zeros(len(kinds) + 2, np.uint8)  # one separator before the first and after the last character
+    around[1:-1] = kinds
+    letter, alone = around == LETTER, kinds == SPACELESS
+    begins = np.flatnonzero((letter[1:-1] & ~letter[:-2]) | alone)
+    return begins, np.flatnonzero((letter[1:-1] & ~letter[2:]) | alone) + 1
 
 
 @lru_cache(maxsize=1)
@@ -144,10 +154,10 @@ def _kinds() -> np.ndarray:
     everything = "".join(map(chr, range(0x110000)))
     kinds = np.zeros(len(everything), np.uint8)
     for match in regex.finditer(r"[\p{L}\p{M}\p{N}]+", everything):
-        kinds[match.start() : match.end()] = _LETTER
+        kinds[match.start() : match.end()] = LETTER
     scripts = "".join(rf"\p{{{script}}}" for script in UNSPACED_SCRIPTS)
     for match in regex.finditer(f"[{scripts}]+", everything):
-        kinds[match.start() : match.end()] *= _SPACELESS
+        kinds[match.start() : match.end()] *= SPACELESS
     return kinds
 
 
