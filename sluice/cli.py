@@ -228,7 +228,29 @@ def quality_fit(
     )
 
 
-_stage_command("dedup", "Exact and near-duplicates; the best document of a cluster survives.")
+@app.command()
+def dedup(
+    context: typer.Context,
+    input: Input,
+    output: OutputFolder = None,
+    scope: Annotated[str | None, typer.Option(help="all, or source: compare within each source only.")] = None,
+    verify: Annotated[float | None, typer.Option(help="Least Jaccard similarity of near-duplicates.")] = None,
+    index: Annotated[bool, typer.Option("--index", help="Keep an index for --against of later runs.")] = False,
+    against: Annotated[
+        list[str] | None, typer.Option(metavar="RUN", help="Earlier run with an index; repeatable.", show_default=False)
+    ] = None,
+    recipe: With = None,
+    settings: Settings = None,
+    column: Column = None,
+) -> None:
+    """Exact and near-duplicates; the best document of a cluster survives."""
+    import json
+    from pathlib import Path
+
+    earlier = [path if "://" in path else str(Path(path).absolute()) for path in against or []]
+    chosen = {"scope": scope, "verify": verify, "index": index or None, "against": earlier or None}
+    extra = [f"dedup.{name}={json.dumps(value)}" for name, value in chosen.items() if value is not None]
+    _stage("dedup", context, input, output, recipe, [*(settings or []), *extra], column)
 
 
 @app.command()
