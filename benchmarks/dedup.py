@@ -1,152 +1,392 @@
-"""Near-duplicates: speed of the signatures and of the whole stage, and recall by the share of edited words.
+"""Near-duplicates: what is found, what it costs, and both beside other programs.
 
-    python benchmarks/dedup.py [--documents 4000] [--shards 4]
+    python -m benchmarks.dedup [PART ...] [--documents 10000] [--repeats 1] [--work FOLDER]
 
-The corpus is made from a seed: documents of 460 words (about 3,000 characters) whose words follow Zipf's law; half of
-them are copies of the other half with 1, 2, 3, 5 or 10 % of the words replaced, inserted or deleted. datasketch
-computes the same signatures from the same n-grams in the same process. All figures are per CPU second.
+The parts, in this order. `--documents` is the number of documents of all but the first; the made ones come from
+benchmarks/_dedup_corpus.py. CPU seconds are those of all processes of a command, memory the sum of their resident
+sizes. Peers run in environments of their own, named by SLUICE_TEXT_DEDUP_PYTHON, SLUICE_DATATROVE_PYTHON and
+SLUICE_RENSA_PYTHON (benchmarks/_dedup_peers.py says how to make them).
+
+- web: ../shared/data/web. Recall of the pairs with a Jaccard index of .8 and more inside the groups, where all pairs
+  are known; how many members of the clusters found have an index of .6 and more with some other member; and exact
+  copies. The index is that of sets of word 5-grams, a word being `\\w+` of the lower-cased text. Sluice takes letters,
+  marks and digits as words (`_` separates), and 10 characters where most are of a script without spaces, so on Japanese
+  pages the two differ most. `labelled` is with the labels of `sluice annotate`, as in a recipe.
+- speed: the whole stage on documents of 460 words (3.1 kB) beside text-dedup and datatrove, 5-grams, 14 bands of 8 rows
+  for all, and recall by kind of pair. `expected` is 1 - (1 - J^8)^14, averaged over the true J of the pairs: what
+  signatures without a fault find; `s.e.` is its standard error for as many pairs. A wrong cluster holds documents that
+  have at most a header and a footer in common. `imports` of sluice is a run on one document; reading is `sluice
+  extract`, which the peers do not have to do. datatrove, whose words are spaCy's, gets the first 20,000 documents only.
+- kernel: signatures of the same documents beside datasketch and rensa: from texts; from the n-grams as bytes; from
+  64-bit hashes of the n-grams.
+- scale: a hundredth, a tenth and all of the documents, of 50 words, in a run less the cost of a run on one document.
+- workers: two worker processes beside one, in turns, on documents of 460 words.
+- hostile: input that has gone wrong elsewhere.
 """
 
 import argparse
+import json
+import os
+import statistics
+import sys
 import tempfile
 import time
-from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import regex
 from datasketch import MinHash
 
+from benchmarks._dedup_corpus import FAMILIES, KINDS, make_vocabulary, write_corpus
+from benchmarks._measure import Spent, measure
 from pipelines.dedup import kernels
-from pipelines.dedup.stage import run
-from schemas.documents import DOCUMENTS
-from schemas.hashing import document_id, text_hash
-from schemas.job import Job
-from schemas.manifest import Manifest, write_manifest
-from schemas.recipe import check_recipe
-from schemas.tables import read_table, write_table
+from schemas.hashing import digest
+from schemas.manifest import require_manifest
 
-WORDS = 460
-EDITS = (0.01, 0.02, 0.03, 0.05, 0.10)
-BANDS, ROWS, NGRAM = 14, 8, 5
-
-
-class Silence:
-    def update(self, done: float, total: float, unit: str, note: str = "") -> None:
-        pass
+ROOT = Path(__file__).parents[1]
+WEB = ROOT.parent / "shared" / "data" / "web"
+PEERS = Path(__file__).with_name("_dedup_peers.py")
+SLUICE = str(Path(sys.executable).with_name("sluice"))
+TWO_WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+WORDS, SHORT, NGRAM, BANDS, ROWS = 460, 50, 5, 14, 8
+KERNEL_DOCUMENTS = 2_000
+SLOW_FILES = 2  # of 10,000 documents
+SEED = 0
 
 
-def corpus(documents: int, seed: int) -> list[tuple[str, str]]:
-    """(path, text) of every document: `base/7`, and `0.02/7`, which is that text with 2 % of its words edited."""
-    draw = np.random.default_rng(seed)
-    letters = np.array(list("etaoinshrdlucmfwypvbgk"))
-    vocabulary = np.array(["".join(draw.choice(letters, size)) for size in draw.integers(2, 11, 50_000)], object)
+def extract(documents: Path, folder: Path) -> Spent:
+    return measure([SLUICE, "extract", str(documents), "--output", str(folder)])
 
-    def words(count: int) -> np.ndarray:
-        return vocabulary[np.exp(draw.random(count) * np.log(len(vocabulary))).astype(int)]  # of rank r: as 1 / r
 
+def deduplicate(run: Path, output: Path, settings: dict[str, Any], beam: Sequence[str] = ()) -> Spent:
+    """`sluice dedup` of a finished run with settings of the section `dedup`."""
+    changes = [word for key, value in settings.items() for word in ("--set", f"dedup.{key}={json.dumps(value)}")]
+    return measure([SLUICE, "dedup", str(run), "--output", str(output), *changes, *(["--", *beam] if beam else [])])
+
+
+def fixed_cost(work: Path) -> Spent:
+    """A run on one document."""
+    if not (work / "one").exists():
+        pq.write_table(pa.table({"text": ["one document of a few words"]}), work / "one.parquet")
+        extract(work / "one.parquet", work / "one")
+    runs = []
+    for _ in range(3):
+        with tempfile.TemporaryDirectory(dir=work) as folder:
+            runs.append(deduplicate(work / "one", Path(folder, "out"), {}))
+    return sorted(runs, key=lambda run: run.cpu)[1]
+
+
+def decisions(output: Path) -> pl.DataFrame:
+    return pl.read_parquet(output / "dedup" / "decisions" / "*.parquet").with_columns(cluster="cluster_id")
+
+
+# ------------------------------------------------------------------------------------------------------------- web
+
+
+def web(work: Path) -> None:
+    if not WEB.is_dir():
+        print(f"skipped: no {WEB}")
+        return
+    with pa.input_stream(WEB / "web_corpus.jsonl.zst", compression="zstd") as stream:
+        pages = pl.DataFrame([json.loads(line) for line in stream.read().splitlines()])
+    pairs = pl.read_parquet(WEB / "web_corpus_pairs.parquet")
+    pages.select("id", "text").write_parquet(work / "web.parquet")
+    extract(work / "web.parquet", work / "plain")
+    labelled = [SLUICE, "annotate", str(work / "web.parquet"), "--output", str(work / "labelled")]
+    measure([*labelled, "--set", "annotate.labels=[language]"])
+    grams = dict(zip(pages["id"], map(word_grams, pages["text"])))
+    print(
+        f"{'':30}{'recall':>8}{'found':>7}{'of':>6}{'members':>9}{'>= .6':>7}{'clusters':>9}{'largest':>8}{'copies':>8}"
+    )
+    for bands in (20, 14):
+        for run in ("plain", "labelled"):
+            for name, verify in (("verified at .65", 0.65), ("not verified", None)):
+                output = work / f"web-{bands}-{run}-{verify}"
+                deduplicate(work / run, output, {"bands": bands, "rows": ROWS, "verify": verify})
+                found = dict(decisions(output).select("id", "cluster").iter_rows())
+                print(f"{bands} x {ROWS}, {run}, {name:16}".ljust(34) + web_row(pages, pairs, grams, found))
+
+
+def word_grams(text: str) -> frozenset[tuple[str, ...]]:
+    words = regex.findall(r"\w+", text.lower())
+    return frozenset(tuple(words[place : place + NGRAM]) for place in range(max(1, len(words) - NGRAM + 1)))
+
+
+def jaccard(first: frozenset[Any], second: frozenset[Any]) -> float:
+    common = len(first & second)
+    return common / (len(first) + len(second) - common)
+
+
+def web_row(pages: pl.DataFrame, pairs: pl.DataFrame, grams: dict[str, frozenset[Any]], found: dict[str, bytes]) -> str:
+    group = {name: group for name, group in zip(pages["id"], pages["group"]) if group}
+    inside = [
+        found[a] == found[b]
+        for a, b, index in pairs.select("id_a", "id_b", "jaccard_w5").iter_rows()
+        if index >= 0.8 and a in group and group[a] == group.get(b)
+    ]
+    members: dict[bytes, list[str]] = {}
+    for name, cluster in found.items():
+        members.setdefault(cluster, []).append(name)
+    clusters = [names for names in members.values() if len(names) > 1]
+    near = []
+    for names in clusters:
+        best = dict.fromkeys(names, 0.0)
+        for a, b in combinations(names, 2):
+            if min(best[a], best[b]) < 0.6:
+                index = jaccard(grams[a], grams[b])
+                best[a], best[b] = max(best[a], index), max(best[b], index)
+        near += [index >= 0.6 for index in best.values()]
+    copies: dict[str, list[str]] = {}
+    for name, text in zip(pages["id"], pages["text"]):
+        copies.setdefault(text, []).append(name)
+    together = [found[names[0]] == found[name] for names in copies.values() for name in names[1:]]
+    return (
+        f"{np.mean(inside):>8.4f}{sum(inside):>7}{len(inside):>6}{len(near):>9}{np.mean(near):>7.3f}{len(clusters):>9}"
+        f"{max(map(len, clusters)):>8}{np.mean(together):>8.1%}"
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- speed
+
+
+def speed(work: Path, documents: int) -> None:
+    corpus = work / "corpus"
+    truth = write_corpus(corpus, documents, WORDS, SEED)
+    reading = extract(corpus, work / "run")
+    fixed = fixed_cost(work)
+    chance = 1 - (1 - pl.col("jaccard") ** ROWS) ** BANDS
+    by_kind = truth.group_by("kind").agg(
+        pl.len(), pl.mean("jaccard"), expected=chance.mean(), error=(chance * (1 - chance)).sum().sqrt() / pl.len()
+    )
+    print(f"{'':24}" + "".join(f"{kind:>10}" for kind in KINDS))
+    for name, digits in (("len", 0), ("jaccard", 3), ("expected", 4), ("error", 4)):
+        values = dict(by_kind.select("kind", name).iter_rows())
+        shown = {"len": "pairs", "jaccard": "mean Jaccard index", "error": "s.e."}.get(name, name)
+        print(f"{shown:24}" + "".join(f"{values[kind]:>10.{digits}f}" for kind in KINDS))
+    rows: list[tuple[str, Spent, float, int]] = []
+    for name, verify in (("sluice", None), ("sluice, verified at .65", 0.65)):
+        output = work / f"out-{verify}"
+        spent = deduplicate(work / "run", output, {"bands": BANDS, "rows": ROWS, "verify": verify})
+        rows.append((name, spent, fixed.cpu, documents))
+        if not verify:
+            rows.append(
+                (f"{name}, with reading", Spent(spent.cpu + reading.cpu, 0, 0, 0, ""), 2 * fixed.cpu, documents)
+            )
+        print_recall(name, truth, decisions(output).select("id", "cluster"))
+    part = work / "part"
+    part.mkdir()
+    for file in sorted(corpus.iterdir())[:SLOW_FILES]:
+        (part / file.name).symlink_to(file)
+    for peer, variable, folder in (
+        ("text-dedup", "SLUICE_TEXT_DEDUP_PYTHON", corpus),
+        ("text-dedup-fast", "SLUICE_TEXT_DEDUP_PYTHON", corpus),
+        ("datatrove", "SLUICE_DATATROVE_PYTHON", part),
+    ):
+        asked = ask(peer, variable, folder, work)
+        if asked:
+            spent, answer = asked
+            ids = pl.read_parquet(folder / "*.parquet", columns=["id"])["id"]
+            rows.append((peer, spent, answer["seconds"]["imports"], len(ids)))
+            print_recall(peer, truth, pl.DataFrame({"id": ids, "cluster": answer["clusters"]}))
+    print(f"\n{'':28}{'documents':>10}{'CPU s':>9}{'imports':>9}{'a CPU s':>9}{'without imports':>17}{'peak MiB':>10}")
+    for name, spent, imports, count in rows:
+        rate, warm = count / spent.cpu, count / (spent.cpu - imports)
+        memory = f"{spent.peak / 2**20:>10.0f}" if spent.peak else ""
+        print(f"{name:28}{count:>10}{spent.cpu:>9.1f}{imports:>9.1f}{rate:>9.0f}{warm:>17.0f}{memory}")
+
+
+def ask(peer: str, variable: str, documents: Path, work: Path) -> tuple[Spent, dict[str, Any]] | None:
+    """What a peer spends and answers; None, with a line that says so, where it is not there."""
+    python = os.environ.get(variable)
+    if not python:
+        print(f"{peer}: skipped, {variable} is not set")
+        return None
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        answers = Path(folder, "answers.json")
+        (Path(folder) / "work").mkdir()
+        spent = measure([python, "-P", str(PEERS), peer, str(documents), f"{folder}/work", str(answers)])
+        return spent, json.loads(answers.read_text())
+
+
+def print_recall(name: str, truth: pl.DataFrame, found: pl.DataFrame) -> None:
+    """`found`: `id` (pair:side) and `cluster` of every document."""
+    recall, wrong = judge(truth, found)
+    print(f"{name:24}" + "".join(f"{recall[kind]:>10.4f}" for kind in KINDS) + f"   wrong clusters {wrong}")
+
+
+def judge(truth: pl.DataFrame, found: pl.DataFrame) -> tuple[dict[str, float], int]:
+    """Share of pairs that are in one cluster, by kind; how many clusters hold documents of several families."""
+    parts = pl.col("id").str.split(":").list
+    sides = found.with_columns(pair=parts.get(0).cast(pl.Int64), side=parts.get(1)).join(truth, "pair")
+    joined = sides.group_by("pair", "kind").agg(one=(pl.n_unique("cluster") == 1) & (pl.len() == 2))
+    recall = dict(joined.group_by("kind").agg(pl.mean("one")).iter_rows())
+    alone = ~pl.col("kind").is_in(FAMILIES)
+    family = pl.when(alone).then(pl.col("id")).otherwise(pl.col("pair").cast(pl.String))
+    wrong = (
+        sides.with_columns(family=family).group_by("cluster").agg(pl.n_unique("family")).filter(pl.col("family") > 1)
+    )
+    return recall, wrong.height
+
+
+# ---------------------------------------------------------------------------------------------------------- kernel
+
+
+def kernel(work: Path, documents: int, repeats: int) -> None:
+    corpus = work / "few"
+    documents = min(documents, KERNEL_DOCUMENTS)
+    write_corpus(corpus, documents, WORDS, SEED)
+    texts = pl.read_parquet(corpus / "*.parquet")["text"].to_list()
+    maps = kernels.permutations(SEED, BANDS * ROWS)
+    hashes, counts = kernels.shingles(kernels.split_words(texts), NGRAM)
+    whole = np.split(hashes >> np.uint64(32), np.cumsum(counts)[:-1])
+    numbers = [part.tolist() for part in whole]
+    grams = byte_grams(texts)
+
+    def from_texts() -> None:
+        for begin in range(0, len(texts), 320):  # about the batch of the stage
+            kernels.signatures(*kernels.shingles(kernels.split_words(texts[begin : begin + 320]), NGRAM), maps)
+
+    ways: dict[str, dict[str, Callable[[], object]]] = {
+        "sluice": {"texts": from_texts, "hashes": lambda: kernels.signatures(hashes, counts, maps)},
+        "datasketch bulk": {
+            "texts": lambda: MinHash.bulk(byte_grams(texts), num_perm=BANDS * ROWS),
+            "n-grams": lambda: MinHash.bulk(grams, num_perm=BANDS * ROWS),
+            "hashes": lambda: MinHash.bulk(numbers, num_perm=BANDS * ROWS, hashfunc=int),
+        },
+    }
+    taken: dict[str, dict[str, list[float]]] = {peer: {way: [] for way in calls} for peer, calls in ways.items()}
+    from_texts()  # tables are made once
+    taken["rensa"] = {}
+    for _ in range(max(3, repeats)):  # in turns, since other work on the machine comes and goes
+        for peer, calls in ways.items():
+            for way, call in calls.items():
+                begin = time.process_time()
+                call()
+                taken[peer][way].append(time.process_time() - begin)
+        asked = ask("rensa", "SLUICE_RENSA_PYTHON", corpus, work)
+        for way, seconds in asked[1]["seconds"].items() if asked else ():
+            taken["rensa"].setdefault(way, []).append(seconds)
+    print(f"documents per CPU second\n{'':20}" + "".join(f"{way:>10}" for way in ("texts", "n-grams", "hashes")))
+    for peer, found in taken.items():
+        rates = {way: documents / statistics.median(seconds) for way, seconds in found.items()}
+        shown = (f"{rates[way]:>10.0f}" if way in rates else f"{'':10}" for way in ("texts", "n-grams", "hashes"))
+        print(f"{peer:20}" + "".join(shown))
+
+
+def byte_grams(texts: Iterable[str]) -> list[list[bytes]]:
     found = []
-    for number in range(documents // 2):
-        base = words(WORDS)
-        share = EDITS[number % len(EDITS)]
-        edited = base.copy()
-        for place in draw.choice(WORDS, round(share * WORDS), replace=False):
-            kind = draw.integers(3)
-            new = words(1)[0]
-            edited[place] = new if kind == 0 else f"{edited[place]} {new}" if kind == 1 else ""
-        found += [(f"base/{number}", " ".join(base)), (f"{share}/{number}", " ".join(edited))]
+    for text in texts:
+        words = regex.findall(r"\w+", text.lower())
+        found.append([" ".join(words[place : place + NGRAM]).encode() for place in range(len(words) - NGRAM + 1)])
     return found
 
 
-def make_job(documents: list[tuple[str, str]], shards: int, root: Path) -> Job:
-    files = []
-    for shard in range(shards):
-        rows = [
-            {
-                "document_id": document_id("made", path, ""),
-                "text_hash": text_hash(text),
-                "text": text,
-                "source": "made",
-                "path": path,
-                "locator": "",
-                "metadata": [],
-                "pages": [],
-            }
-            for path, text in documents[shard::shards]
-        ]
-        table = pa.Table.from_pylist(rows, schema=DOCUMENTS)
-        files.append(write_table(str(root / "extract"), f"documents/{shard:05d}.parquet", table))
-    manifest = Manifest(stage="extract", version=1, key="", config={}, inputs={}, files=files)
-    write_manifest(str(root / "extract"), manifest)
-    (root / "output").mkdir()
-    recipe = check_recipe({"name": "benchmark", "sources": [{"name": "made", "path": "."}]}, root)
-    return Job(recipe, {"extract": str(root / "extract")}, str(root / "output"), Silence())
+# ----------------------------------------------------------------------------------------------- scale and workers
 
 
-def ours(texts: list[str]) -> None:
-    maps = kernels.permutations(0, BANDS * ROWS)
-    for begin in range(0, len(texts), 320):  # about the stage's batch
-        part = texts[begin : begin + 320]
-        signature = kernels.signatures(*kernels.shingles(kernels.split_words(part), NGRAM), maps)
-        kernels.band_keys(signature, BANDS, [""] * len(part))
-
-
-def theirs(texts: list[str]) -> None:
-    grams = []
-    for text in texts:
-        words = regex.findall(r"\w+", text.lower())
-        grams.append([" ".join(words[i : i + NGRAM]).encode() for i in range(len(words) - NGRAM + 1)])
-    MinHash.bulk(grams, num_perm=BANDS * ROWS)
-
-
-def rate(documents: int, work: object, *arguments: object) -> float:
-    begin = time.process_time()
-    work(*arguments)  # type: ignore[operator]
-    return documents / (time.process_time() - begin)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", type=int, default=4000)
-    parser.add_argument("--shards", type=int, default=4)
-    options = parser.parse_args()
-    documents = corpus(options.documents, 0)
-    texts = [text for _, text in documents]
-    print(f"{len(texts)} documents, {sum(map(len, texts)) / len(texts):.0f} characters each")
-
-    ours(texts[:10])  # tables are made once
-    few = texts[: max(100, len(texts) // 10)]
-    # Turns about, best of three: other work on the machine slows single measurements down.
-    speed = max(rate(len(texts), ours, texts) for _ in range(3))
-    peer = max(rate(len(few), theirs, few) for _ in range(3))
-    print(f"signatures and band keys: {speed:7.0f} documents per CPU second")
-    print(f"datasketch MinHash.bulk:  {peer:7.0f} documents per CPU second ({speed / peer:.1f} times slower)")
-
-    with tempfile.TemporaryDirectory() as folder:
-        job = make_job(documents, options.shards, Path(folder))
-        begin = time.process_time()
-        output = run(job)
-        seconds = time.process_time() - begin
+def scale(work: Path, documents: int) -> None:
+    fixed = fixed_cost(work)
+    print(f"a run on one document: {fixed.cpu:.1f} CPU s, {fixed.peak / 2**20:.0f} MiB")
+    print(f"{'documents':>10}{'CPU s':>9}{'wall s':>9}{'us a document':>15}{'to the first':>14}{'peak MiB':>10}")
+    first = 0.0
+    for count in (documents // 100, documents // 10, documents):
+        folder = work / f"scale-{count}"
+        write_corpus(folder, count, SHORT, SEED)
+        extract(folder, work / f"scale-{count}-run")
+        spent = deduplicate(work / f"scale-{count}-run", work / f"scale-{count}-out", {"bands": BANDS, "rows": ROWS})
+        each = (spent.cpu - fixed.cpu) / count * 1e6
+        first = first or each
         print(
-            f"whole stage:              {len(texts) / seconds:7.0f} documents per CPU second ({seconds:.1f} s in all)"
+            f"{count:>10}{spent.cpu:>9.1f}{spent.wall:>9.1f}{each:>15.0f}{each / first:>14.2f}"
+            f"{spent.peak / 2**20:>10.0f}"
         )
-        names = {document_id("made", path, ""): path for path, _ in documents}
-        rows = [row for entry in output.files for row in read_table(f"{job.output}/{entry.path}").to_pylist()]
-    cluster = {names[row["document_id"]]: row["cluster_id"] for row in rows}
-    found: Counter[float] = Counter()
-    total: Counter[float] = Counter()
-    for path, _ in documents:
-        share, number = path.split("/")
-        if share != "base":
-            total[float(share)] += 1
-            found[float(share)] += cluster[path] == cluster[f"base/{number}"]
-    members: dict[bytes, set[str]] = {}
-    for path, name in cluster.items():
-        members.setdefault(name, set()).add(path.split("/")[1])
-    wrong = sum(len(numbers) > 1 for numbers in members.values())
-    print("recall by edited words:   " + "  ".join(f"{share:.0%} {found[share] / total[share]:.3f}" for share in EDITS))
-    print(f"clusters of unrelated documents: {wrong}")
+
+
+def workers(work: Path, documents: int, repeats: int) -> None:
+    write_corpus(work / "corpus", documents, WORDS, SEED)
+    extract(work / "corpus", work / "run")
+    runs: dict[str, list[Spent]] = {"one": [], "two": []}
+    bytes_of: dict[str, str] = {}
+    for turn in range(repeats):
+        for name, beam in (("one", ()), ("two", TWO_WORKERS)):
+            output = work / f"out-{name}-{turn}"
+            runs[name].append(deduplicate(work / "run", output, {"bands": BANDS, "rows": ROWS}, beam))
+            bytes_of[name] = digest(
+                [entry.model_dump() for entry in require_manifest(str(output / "dedup"), "dedup").files]
+            )
+    print(f"{'workers':10}{'wall s':>9}{'CPU s':>9}{'peak MiB':>10}   medians of {repeats}")
+    for name, spent in runs.items():
+        wall, cpu = (statistics.median(getattr(run, field) for run in spent) for field in ("wall", "cpu"))
+        print(f"{name:10}{wall:>9.1f}{cpu:>9.1f}{max(run.peak for run in spent) / 2**20:>10.0f}")
+    faster = statistics.median(one.wall / two.wall for one, two in zip(runs["one"], runs["two"]))
+    print(f"two beside one: {faster:.2f} times; the same bytes: {'yes' if len(set(bytes_of.values())) == 1 else 'no'}")
+
+
+# --------------------------------------------------------------------------------------------------------- hostile
+
+
+def hostile(work: Path, documents: int) -> None:
+    draw = np.random.default_rng(SEED)
+    long = " ".join(make_vocabulary(SEED)[draw.integers(0, 20_000, 3_000_000)])[:20_000_000]
+    marks = ["".join(row) for row in draw.choice(list(".,;:!?-()…"), (min(documents, 1_000), 20))]
+    numbers = np.arange(documents)
+    cases: dict[str, pa.Table] = {
+        "no words": pa.table({"text": [marks[number % len(marks)] for number in range(documents)]}),
+        "20 MB of words": pa.table({"text": [long, long, "a few other words"]}),
+        "20 MB of one letter": pa.table({"text": ["a" * 20_000_000, "b" * 20_000_000]}),
+        "20 MB without spaces": pa.table({"text": ["漢字仮名" * (20_000_000 // 12)]}),
+        "the same document": pa.table({"text": pa.array(["the same words in every document"] * documents)}),
+        "one word each": pa.table({"text": [f"word{number}" for number in numbers.tolist()]}),
+        "one id for all": pa.table(
+            {"id": ["same"] * documents, "text": [f"text number {n}" for n in numbers.tolist()]}
+        ),
+    }
+    print(
+        f"{'':22}{'rows':>9}{'rejected':>9}{'kept':>9}{'dropped':>9}{'clusters':>9}{'largest':>9}{'CPU s':>8}"
+        f"{'peak MiB':>10}"
+    )
+    for number, (name, table) in enumerate(cases.items()):
+        file, run, output = work / f"{number}.parquet", work / f"run-{number}", work / f"out-{number}"
+        pq.write_table(table, file, row_group_size=10_000)
+        extract(file, run)
+        spent = deduplicate(run, output, {"bands": BANDS, "rows": ROWS})
+        found = decisions(output)
+        kept, largest = int(found["keep"].sum()), int(found["cluster_size"].to_numpy().max())
+        print(
+            f"{name:22}{table.num_rows:>9}{table.num_rows - found.height:>9}{kept:>9}{found.height - kept:>9}"
+            f"{found['cluster'].n_unique():>9}{largest:>9}{spent.cpu:>8.1f}{spent.peak / 2**20:>10.0f}"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help="all, where none is named")
+    parser.add_argument("--documents", type=int, default=10_000)
+    parser.add_argument("--repeats", type=int, default=1, help="of the parts `kernel` and `workers`")
+    parser.add_argument("--work", type=Path, help="folder for what is written; a temporary one if none is named")
+    options = parser.parse_args(arguments)
+    parts: dict[str, Callable[[Path], None]] = {
+        "web": web,
+        "speed": lambda work: speed(work, options.documents),
+        "kernel": lambda work: kernel(work, options.documents, options.repeats),
+        "scale": lambda work: scale(work, options.documents),
+        "workers": lambda work: workers(work, options.documents, options.repeats),
+        "hostile": lambda work: hostile(work, options.documents),
+    }
+    unknown = sorted(set(options.parts) - set(parts))
+    if unknown:
+        parser.error(f"no part {', '.join(unknown)}; there are {', '.join(parts)}")
+    for name, part in parts.items():
+        if not options.parts or name in options.parts:
+            print(f"\n{name}")
+            with tempfile.TemporaryDirectory(dir=options.work, prefix=f"dedup-{name}-") as folder:
+                part(Path(folder))
 
 
 if __name__ == "__main__":

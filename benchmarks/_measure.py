@@ -1,0 +1,70 @@
+"""What a command costs: CPU seconds, wall time and peak memory of the process and of all that it starts."""
+
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import psutil
+
+SAMPLE_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Spent:
+    cpu: float  # seconds, user and system
+    wall: float  # seconds
+    peak: int  # bytes: the largest sum of the resident sizes of all processes that was seen
+    code: int  # exit status
+    output: str  # standard output and error
+
+
+def measure(command: Sequence[str], check: bool = True) -> Spent:
+    """Run a command to its end; RuntimeError with its output where it fails, unless `check` is false."""
+    with tempfile.TemporaryFile("w+") as said:
+        begin = time.monotonic()
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT)
+        tree = _Tree(process.pid)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.monotonic() - begin
+        tree.stop()
+        process.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        output = said.read()
+    if check and process.returncode:
+        raise RuntimeError(f"{' '.join(command)} gave {process.returncode}:\n{output[-3000:]}")
+    # A process that its parent did not wait for is missing from the usage, one that lived shortly from the samples.
+    cpu = max(usage.ru_utime + usage.ru_stime, sum(tree.cpu.values()))
+    return Spent(cpu, wall, max(tree.peak, usage.ru_maxrss * 1024), process.returncode, output)
+
+
+class _Tree:
+    """Looks at a process and its descendants from a thread until told to stop."""
+
+    def __init__(self, pid: int) -> None:
+        self.peak = 0
+        self.cpu: dict[int, float] = {}
+        self._pid = pid
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        with suppress(psutil.NoSuchProcess):
+            root = psutil.Process(self._pid)
+            while not self._ended.wait(SAMPLE_SECONDS):
+                size = 0
+                for process in (root, *root.children(recursive=True)):
+                    with suppress(psutil.NoSuchProcess, psutil.ZombieProcess), process.oneshot():
+                        size += process.memory_info().rss
+                        times = process.cpu_times()
+                        self.cpu[process.pid] = times.user + times.system
+                self.peak = max(self.peak, size)
