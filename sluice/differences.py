@@ -29,7 +29,8 @@ _WORDS = re.compile(rf"[^\W_{_NO_SPACES}]+\s*|.\s*", re.DOTALL)
 def word_difference(before: str, after: str, characters: int = CHARACTERS) -> list[tuple[str, str]]:
     """Pieces of text, each `same`, `out` or `in`, in order; of what stays the same only the words beside a change.
 
-    No more than the first `characters` of each text are compared. The pieces are printable.
+    No more than the first `characters` of each text are compared; where one goes on, a change at the end of what is
+    compared says nothing and is left out. The pieces are printable.
     """
     old, new = (_WORDS.findall(text[:characters]) for text in (before, after))
     runs = common_runs(*_codes(old, new))
@@ -41,7 +42,22 @@ def word_difference(before: str, after: str, characters: int = CHARACTERS) -> li
         first = begin == there == 0
         last = left == len(old) and right == len(new) and not first
         pieces.append(("same", _shortened(old[begin:left], first, last)))
-    return [(kind, printable(text, PIECE_CHARACTERS)) for kind, text in pieces if text]
+    pieces = [(kind, text) for kind, text in pieces if text]
+    if max(len(before), len(after)) > characters and any(kind == "same" for kind, _ in pieces):
+        while pieces[-1][0] != "same":
+            pieces.pop()
+    return [(kind, printable(text, PIECE_CHARACTERS)) for kind, text in pieces]
+
+
+def first_pieces(pieces: Sequence[tuple[str, str]], characters: int) -> list[tuple[str, str]]:
+    """The pieces with which `characters` are full, and a sign that there are more."""
+    found: list[tuple[str, str]] = []
+    for kind, text in pieces:
+        if characters <= 0:
+            return [*found, ("same", " …")]
+        found.append((kind, text))
+        characters -= len(text)
+    return found
 
 
 def common_runs(old: np.ndarray, new: np.ndarray) -> list[tuple[int, int, int]]:

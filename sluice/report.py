@@ -36,6 +36,7 @@ from sluice.blocks import (
     percent,
 )
 from sluice.console import clock, size
+from sluice.report_dedup import duplicates_section
 from sluice.report_extraction import models_section, pages_section, refinement_section
 from sluice.report_filter import filter_section
 from sluice.run import RECIPE_FILE, UNFINISHED, VERSIONS_FILE, read_executions
@@ -112,7 +113,8 @@ def write_report(run_folder: str) -> str:
         metrics=_read_training(run_folder, manifests),
         recipe=recipe,
     )
-    of_data = (_funnel, _quality, _pages, _models, _refinement, _languages, _scores, _sizes, _tokenizer, _mixture)
+    of_files = (_funnel, _quality, _duplicates, _pages, _models, _refinement)
+    of_data = (*of_files, _languages, _scores, _sizes, _tokenizer, _mixture)
     of_model = (_training_details, _evaluation, _continuations)
     makers = (_training, *of_data, *of_model, _stages, _origins, _software)  # what is looked at first comes first
     sections = [section for make in makers if (section := make(run)) is not None]
@@ -432,6 +434,10 @@ def _reject_samples(run: _Run) -> list[Block]:
 
 def _quality(run: _Run) -> Section | None:
     return filter_section(run.folder, run.manifests, run.documents)
+
+
+def _duplicates(run: _Run) -> Section | None:
+    return duplicates_section(run.folder, run.manifests)
 
 
 def _pages(run: _Run) -> Section | None:

@@ -1,0 +1,66 @@
+"""A small corpus with known duplicates, run through extraction and deduplication."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from schemas.recipe import load_recipe
+from sluice.road import closure
+from sluice.run import run
+from tests.sluice.made_runs import EVIL
+
+RECIPE = """\
+name: duplicates
+sources:
+  - {{name: web, path: "{folder}/web.jsonl"}}
+  - {{name: books, path: "{folder}/books.jsonl", priority: 1}}
+  - {{name: news, path: "{folder}/news.jsonl"}}
+extract: {{shard_bytes: 12_000}}
+"""
+NEAR, COPIES = 5, 7
+
+
+def words(draw: random.Random, count: int) -> list[str]:
+    return ["".join(draw.choices("abcdefghij", k=draw.randint(3, 8))) for _ in range(count)]
+
+
+def documents() -> dict[str, list[dict[str, Any]]]:
+    """By source. Ids tell what a document is: single-*, copy-* (all equal), near-* (one word each differs), twin-*."""
+    draw = random.Random(11)
+    found: dict[str, list[dict[str, Any]]] = {"web": [], "books": [], "news": []}
+
+    def add(source: str, name: str, text: str) -> None:
+        number = len(found[source])
+        line = {
+            "id": name,
+            "text": text,
+            "url": f"https://{source}.example/{number}",
+            "date": f"2020-01-{number + 1:02}",
+        }
+        found[source].append(line)
+
+    for number in range(24):
+        add(draw.choice(["web", "books", "news"]), f"single-{number}", " ".join(words(draw, 120)))
+    same = EVIL + " ".join(words(draw, 80))
+    for number in range(COPIES):
+        add("web" if number else "news", f"copy-{number}", same.replace(" ", "  ") if number == 3 else same)
+    base = words(draw, 240)
+    for number in range(NEAR):
+        changed = list(base)
+        changed[20 + 40 * number] = f"changed{number}"
+        add("books" if number == 2 else "web", f"near-{number}", " ".join(changed))
+    twin = " ".join(words(draw, 60))
+    add("books", "twin-0", twin)
+    add("news", "twin-1", twin)
+    return found
+
+
+def make_duplicates(folder: Path, until: str = "dedup") -> Path:
+    """The folder of a run of `documents()`."""
+    for name, lines in documents().items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    recipe = folder / "duplicates.yaml"
+    recipe.write_text(RECIPE.format(folder=folder))
+    run(load_recipe(recipe), str(folder / "run"), closure(["extract", until]))
+    return folder / "run"
