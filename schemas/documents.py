@@ -83,6 +83,7 @@ DEDUP_DECISIONS = pa.schema(
         pa.field("cluster_id", ID, nullable=False),  # smallest document_id of the cluster
         pa.field("cluster_size", pa.int32(), nullable=False),
         pa.field("survivor_id", ID, nullable=False),  # document_id of the best document of the cluster
+        pa.field("survivor_run", pa.int32()),  # 1, 2, ...: of this one of `dedup.against`; null: of this run
     ]
 )
 

@@ -318,7 +318,7 @@ class BestOfShard(beam.DoFn):
         else:
             path = paths.join(run.folder, run.decisions[shard - run.first_shard])
             decided = read_table(path, ["survivor_id", "cluster_id", "cluster_size"]).take(pa.array(rows))
-            members["old"] = True
+            members["run"] = self.places.earlier.index(run) + 1
             members["id"], members["cluster"] = id_halves(decided["survivor_id"]), id_halves(decided["cluster_id"])
             members["size"] = decided["cluster_size"].to_numpy()
         found = survivors.best(members)
@@ -350,6 +350,8 @@ class WriteDecisions(beam.DoFn):
         judged = kept(task, keys, ["filter"])
         own = id_halves(keys["document_id"])
         cluster, survivor, sizes = own.copy(), own.copy(), np.ones(keys.num_rows, np.int32)
+        runs = np.zeros(keys.num_rows, np.int32)
+        keep = np.ones(keys.num_rows, bool)
         fired = {name: np.zeros(keys.num_rows, bool) for name in ("exact_duplicate", "same_url", "near_duplicate")}
         labels = _unique_labels(unpacked(given["labels"], graph.LABEL))
         if len(labels):
@@ -357,13 +359,14 @@ class WriteDecisions(beam.DoFn):
             choices = np.sort(unpacked(given["choices"], survivors.CHOICE), order="component")
             choices = choices[np.searchsorted(choices["component"], labels["component"])]
             cluster[rows], survivor[rows] = choices["cluster"], choices["survivor"]
+            keep[rows] = (own[rows] == choices["survivor"]).all(axis=1) & (choices["run"] == 0)
+            runs[rows] = choices["run"]
             sizes[rows] = np.minimum(choices["size"], np.iinfo(np.int32).max)
             ranks = read_table(self.places.ranks_of(shard), ["row", "exact", "address"])
             ranks = ranks.take(pa.array(np.searchsorted(ranks["row"].to_numpy(), rows)))
             exact, address = id_halves(ranks["exact"]), id_halves(ranks["address"])
             fired["exact_duplicate"][rows] = (exact == choices["exact"]).all(axis=1) & self.config.exact
             fired["same_url"][rows] = (address == choices["address"]).all(axis=1) & address.any(axis=1)
-        keep = (own == survivor).all(axis=1)
         for name in ("exact_duplicate", "same_url"):
             fired[name] &= ~keep
         fired["near_duplicate"] = ~keep & ~fired["exact_duplicate"] & ~fired["same_url"]
@@ -378,6 +381,7 @@ class WriteDecisions(beam.DoFn):
             id_array(cluster),
             pa.array(sizes),
             id_array(survivor),
+            pa.array(runs, mask=runs == 0),
         ]
         entry = write_table(task.output, f"decisions/{task.name}.parquet", pa.table(columns, schema=DEDUP_DECISIONS))
         counts = {

@@ -12,7 +12,7 @@ SUMMARY = np.dtype(
     [
         ("component", "<u8"),
         ("shard", "<u8"),
-        ("old", "?"),  # of an earlier run
+        ("run", "<i4"),  # 1, 2, ...: of this one of the earlier runs; 0: of this run
         ("priority", "<i8"),
         ("quality", "<f8"),
         ("length", "<i8"),  # characters
@@ -28,6 +28,7 @@ SUMMARY = np.dtype(
 CHOICE = np.dtype(
     [
         ("component", "<u8"),
+        ("run", "<i4"),  # of the survivor
         ("survivor", "<u8", 2),
         ("exact", "<u8", 2),
         ("address", "<u8", 2),
@@ -41,8 +42,8 @@ def best(members: np.ndarray) -> np.ndarray:
     """One SUMMARY record for each component, sorted: its best document, its size and its cluster's name.
 
     The best document has the highest source priority, then the highest quality, then most characters, then the earliest
-    date (NO_DATE comes last), then the smallest document id. One of an earlier run is better than any of this run: what
-    that run kept stays kept. Its cluster is joined then, and the size is that of this cluster and of the documents of
+    date (NO_DATE comes last), then the smallest document id. One of an earlier run is better than any of this run, the
+    first of several runs winning: what they kept stays kept. Its cluster is joined then, and the size is that of this cluster and of the documents of
     this run.
     """
     members = members[
@@ -54,18 +55,19 @@ def best(members: np.ndarray) -> np.ndarray:
                 -members["length"],
                 -members["quality"],
                 -members["priority"],
-                ~members["old"],
+                members["run"],
+                members["run"] == 0,
                 members["component"],
             )
         )
     ]
     begins, group = _groups(members["component"])
     found = members[begins]
-    new = np.where(members["old"], 0, members["size"])
-    found["size"] = np.bincount(group, new, len(begins)).astype(np.int64) + np.where(found["old"], found["size"], 0)
+    new = np.where(members["run"] > 0, 0, members["size"])
+    found["size"] = np.bincount(group, new, len(begins)).astype(np.int64) + np.where(found["run"] > 0, found["size"], 0)
     by_name = np.lexsort((members["cluster"][:, 1], members["cluster"][:, 0], members["component"]))
     smallest = members["cluster"][by_name][begins]
-    found["cluster"] = np.where(found["old"][:, None], found["cluster"], smallest)
+    found["cluster"] = np.where(found["run"][:, None] > 0, found["cluster"], smallest)
     return found
 
 
@@ -74,7 +76,7 @@ def choices(summaries: np.ndarray) -> np.ndarray:
     winners = best(summaries)
     place = np.searchsorted(winners["component"], summaries["component"])
     found = np.empty(len(summaries), CHOICE)
-    for name in ("component", "exact", "address", "cluster", "size"):
+    for name in ("component", "run", "exact", "address", "cluster", "size"):
         found[name] = winners[name][place]
     found["survivor"] = winners["id"][place]
     return found

@@ -203,7 +203,7 @@ def test_the_survivor_is_the_best_by_the_total_order(found: list[tuple], draw: r
     for row, (component, priority, quality, length, date, shard) in enumerate(found):
         stamp = date.encode() if date else survivors.NO_DATE
         key = (priority, quality, length, stamp)
-        table[row] = (component, shard, False, *key, ids[row], (7, row), (0, 0), ids[row], 1)
+        table[row] = (component, shard, 0, *key, ids[row], (7, row), (0, 0), ids[row], 1)
     draw.shuffle(order := list(range(len(table))))
     parts = [survivors.best(table[table["shard"] == shard]) for shard in range(4)]
     summaries = np.concatenate(parts)
@@ -224,10 +224,10 @@ def test_the_survivor_is_the_best_by_the_total_order(found: list[tuple], draw: r
 def test_what_an_earlier_run_kept_is_better_than_anything_new() -> None:
     table = np.zeros(4, survivors.SUMMARY)
     table["priority"], table["size"] = [9, 0, 0, 9], [1, 5, 7, 1]
-    table["old"] = [False, True, True, False]
+    table["run"] = [0, 1, 1, 0]
     table["id"] = table["cluster"] = [(0, 1), (0, 3), (0, 2), (0, 0)]
     table["cluster"][1:3] = [(5, 5), (6, 6)]
     (choice, *_) = survivors.choices(survivors.best(table))
     assert tuple(choice["survivor"].tolist()) == (0, 2)
     assert tuple(choice["cluster"].tolist()) == (6, 6)
-    assert choice["size"] == 7 + 2
+    assert (choice["size"], choice["run"]) == (7 + 2, 1)

@@ -97,6 +97,8 @@ def test_new_documents_give_way_to_old_ones(make_job: Callable[..., Job], settin
     last = rows(third, output)
     assert last[name("third/9")]["survivor_id"] == name("new/9 longer")
     assert last[name("third/3")]["survivor_id"] == name("old/3")
+    assert [last[name(path)]["survivor_run"] for path in ("third/9", "third/3")] == [2, 1]
+    assert {row["survivor_run"] for row in before.values()} == {None}
     assert file_bytes(folder) == untouched
 
 
@@ -104,10 +106,13 @@ def test_a_run_against_itself_keeps_nothing(make_job: Callable[..., Job]) -> Non
     shards = [[{"text": prose(seed, 30), "path": f"{shard}/{seed}"} for seed in range(40)] for shard in range(2)]
     first, output = run_all(make_job, shards, {"index": True})
     assert output.counts["kept"] == 40
-    again = [[{**document, "path": "again" + document["path"]} for document in shard] for shard in shards]
-    _, output = run_all(make_job, again, {"against": [finish(first, output)]})
+    again = make_job(shards, {"dedup": {"against": [finish(first, output)]}})  # the same ids, too
+    output = run(again)
     assert output.counts["kept"] == 0
     assert output.reasons["exact_duplicate"] == 80
+    assert {row["survivor_id"] for row in rows(again, output).values()} == {
+        row["survivor_id"] for row in rows(first, output).values()
+    }
 
 
 def test_an_index_holds_few_documents_of_a_full_bucket(make_job: Callable[..., Job]) -> None:
