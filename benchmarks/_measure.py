@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -38,8 +39,9 @@ def measure(command: Sequence[str], check: bool = True) -> Spent:
     if check and process.returncode:
         raise RuntimeError(f"{' '.join(command)} gave {process.returncode}:\n{output[-3000:]}")
     # A process that its parent did not wait for is missing from the usage, one that lived shortly from the samples.
+    # The largest resident size of `usage` is no use: it includes that of this process when it forked.
     cpu = max(usage.ru_utime + usage.ru_stime, sum(tree.cpu.values()))
-    return Spent(cpu, wall, max(tree.peak, usage.ru_maxrss * 1024), process.returncode, output)
+    return Spent(cpu, wall, tree.peak, process.returncode, output)
 
 
 class _Tree:
@@ -65,6 +67,16 @@ class _Tree:
                 for process in (root, *root.children(recursive=True)):
                     with suppress(psutil.NoSuchProcess, psutil.ZombieProcess), process.oneshot():
                         size += process.memory_info().rss
+                        self.peak = max(self.peak, _largest_size(process.pid))
                         times = process.cpu_times()
                         self.cpu[process.pid] = times.user + times.system
                 self.peak = max(self.peak, size)
+
+
+def _largest_size(pid: int) -> int:
+    """Bytes that the process itself has had resident at once so far; 0 if it is gone."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
