@@ -347,6 +347,19 @@ class Dedup(Section):
         description="Least Jaccard similarity of the shingles of two documents; absent: sharing a band is enough. "
         "Costs disk space of about the size of the text while the stage runs.",
     )
+    lines: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Cut lines that stand in more than this many of the kept documents out of all but one of them.",
+    )
+    paragraphs: Annotated[int, Field(ge=1)] | None = Field(None, description="The same for paragraphs.")
+    substrings: Literal["none", "cut", "report"] = Field(
+        "none",
+        description="Passages of `substring_words` words or more that several kept documents share. `cut`: their whole "
+        "sentences are cut out of all documents but one. `report`: they are listed.",
+    )
+    substring_words: int = Field(
+        50, ge=10, le=10_000, description="Words of a passage (characters x 2 without spaces), at least."
+    )
     index: bool = Field(False, description="Keep an index, so that later runs can be compared with this one.")
     against: list[str] = Field(
         [],

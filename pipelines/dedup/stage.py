@@ -37,6 +37,7 @@ from pipelines.dedup.index import (
     key_table,
     matching_keys,
 )
+from pipelines.dedup.repeats_stage import find_repeats
 from pipelines.runner import ShardResult, Task, finished_files, run_pipeline, shard_tasks
 from pipelines.sidecars import id_array, id_halves, kept, kept_texts, read_keys, read_sidecar
 from schemas import paths
@@ -49,6 +50,7 @@ from schemas.tables import read_table, write_table
 
 WORK = "work"  # temporary: ranks/, shingles/, and the edges of each step with a note on what it found
 PARTITION_BYTES = 32 << 20  # packed records that one worker sorts at once
+WORKER_BYTES = 2 << 30  # memory for a worker that sorts partitions: several times their bytes, and Beam itself
 FLUSH_BYTES = 16 << 20  # packed keys that a shard holds before it hands them on
 SIZES = ((1000, "1000_or_more"), (100, "100_to_999"), (5, "5_to_99"), (4, "4"), (3, "3"), (2, "2"))
 EDGES, RESULTS = "edges", "results"  # tags of outputs
@@ -434,6 +436,11 @@ def read_pairs(path: str) -> np.ndarray:
         return np.frombuffer(handle.read(), graph.PAIR)
 
 
+def _roomy(transform: beam.ParDo) -> beam.ParDo:
+    """What sorts a whole partition tells runners how much memory it takes."""
+    return transform.with_resource_hints(min_ram=f"{WORKER_BYTES}B")
+
+
 def bands_and_rows(config: Dedup) -> tuple[int, int]:
     """As the recipe gives them, or chosen for its threshold."""
     if config.threshold is None:
@@ -455,13 +462,13 @@ def find_pairs(
     edges = (
         keys.keys
         | "Buckets" >> beam.GroupByKey()
-        | "Find edges" >> beam.ParDo(FindEdges(places, config.verify is not None, partitions))
+        | "Find edges" >> _roomy(beam.ParDo(FindEdges(places, config.verify is not None, partitions)))
     )
     return (
         (keys[EDGES], edges)
         | "All edges" >> beam.Flatten()
         | "Equal edges" >> beam.GroupByKey()
-        | "Unique edges" >> beam.ParDo(UniqueEdges(places, config.verify))
+        | "Unique edges" >> _roomy(beam.ParDo(UniqueEdges(places, config.verify)))
     )
 
 
@@ -493,7 +500,8 @@ def decide(
     if stars:
         labels = pipeline | "Files" >> beam.Create(files) | "Read stars" >> beam.ParDo(ReadStars())
     else:
-        labels = pipeline | "Files" >> beam.Create([files]) | "Find components" >> beam.ParDo(FindComponents())
+        find = beam.ParDo(FindComponents()).with_resource_hints(min_ram=f"{config.component_memory + WORKER_BYTES}B")
+        labels = pipeline | "Files" >> beam.Create([files]) | "Find components" >> find
     found = (
         labels
         | "Labels of shards" >> beam.GroupByKey()
@@ -556,11 +564,13 @@ def run(job: Job) -> Output:
         lambda: len(finished_files(paths.join(job.output, "decisions"))),
     )
     index = _index_files(job.output) if config.index else []
+    repeats = find_repeats(job, tasks)
     paths.remove(paths.join(job.output, WORK))
-    extra = dict(last.extra)
+    extra = last.extra | repeats.extra
     if config.index:
         extra["index_partitions"] = partitions
-    return Output([*last.files, *index], last.counts, last.reasons, extra, counts)
+    written = sorted([*last.files, *repeats.files, *index], key=lambda entry: entry.path)
+    return Output(written, last.counts, last.reasons, extra, counts)
 
 
 def _index_files(output: str) -> list[FileEntry]:
