@@ -239,6 +239,14 @@ def dedup(
     against: Annotated[
         list[str] | None, typer.Option(metavar="RUN", help="Earlier run with an index; repeatable.", show_default=False)
     ] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DOC_ID",
+            help="Of a finished run, show the cluster of this document (id in hex, or your own) and its differences.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --explain: JSON for machines.")] = False,
     recipe: With = None,
     settings: Settings = None,
     column: Column = None,
@@ -250,7 +258,16 @@ def dedup(
     earlier = [path if "://" in path else str(Path(path).absolute()) for path in against or []]
     chosen = {"scope": scope, "verify": verify, "index": index or None, "against": earlier or None}
     extra = [f"dedup.{name}={json.dumps(value)}" for name, value in chosen.items() if value is not None]
-    _stage("dedup", context, input, output, recipe, [*(settings or []), *extra], column)
+    if explain is None and not as_json:
+        _stage("dedup", context, input, output, recipe, [*(settings or []), *extra], column)
+        return
+    if explain is None:
+        raise ConfigError("--json belongs to --explain; decisions are written as Parquet")
+    if output or recipe or settings or column or extra or context.obj:
+        raise ConfigError("--explain reads a finished run and writes nothing; it takes no other option but --json")
+    from sluice.explain_dedup import explain_duplicates
+
+    explain_duplicates(input, explain, as_json)
 
 
 @app.command()

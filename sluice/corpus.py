@@ -212,7 +212,8 @@ def read_texts(
     """The beginnings of documents by (shard, row); each row group is read once, and no more than MAX_TEXT_GROUPS."""
     found: dict[tuple[int, int], Text] = {}
     columns = ["source", "path", "locator", "text"]
-    for shard, row, values in read_chosen(folder, manifest.select("documents"), wanted, columns):
+    dataset = paths.join(folder, "extract")
+    for shard, row, values in read_chosen(dataset, manifest.select("documents"), wanted, columns):
         # Of a long text no more is copied than the few characters that are shown.
         text = pc.utf8_slice_codeunits(values["text"], 0, characters).as_py()
         source, path, locator = (str(values[name]) for name in columns[:3])
@@ -266,7 +267,8 @@ def read_page_texts(
         mask = pc.is_in(ids.cast(pa.binary()), pa.array(list(documents), pa.binary()))
         places += [(shard, row) for row in np.flatnonzero(mask.to_numpy()).tolist()]
     found: dict[tuple[int, bytes, int], str] = {}
-    for shard, _, values in read_chosen(folder, shards, places, ["document_id", "pages", "text"]):
+    dataset = paths.join(folder, "extract")
+    for shard, _, values in read_chosen(dataset, shards, places, ["document_id", "pages", "text"]):
         document = values["document_id"].as_py()
         for span in values["pages"].as_py():
             if span["page"] in by_shard[shard][document]:
@@ -277,9 +279,9 @@ def read_page_texts(
 
 
 def read_chosen(
-    folder: str, shards: Sequence[FileEntry], wanted: Iterable[tuple[int, int]], columns: list[str]
+    dataset: str, shards: Sequence[FileEntry], wanted: Iterable[tuple[int, int]], columns: list[str]
 ) -> Iterator[tuple[int, int, dict[str, pa.Scalar]]]:
-    """Rows of the extraction by (shard, row); each row group is read once, and no more than MAX_TEXT_GROUPS.
+    """Rows of the files of a dataset by (shard, row); each row group is read once, and no more than MAX_TEXT_GROUPS.
 
     A value is converted only as far as it is asked for, so a long text costs no copy.
     """
@@ -288,7 +290,7 @@ def read_chosen(
         by_shard.setdefault(shard, []).append(row)
     groups = 0
     for shard, rows in by_shard.items():
-        path = paths.join(folder, "extract", shards[shard].path)
+        path = paths.join(dataset, shards[shard].path)
         try:
             with paths.open_read(path) as handle:
                 file = pq.ParquetFile(handle)

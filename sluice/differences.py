@@ -32,21 +32,48 @@ def word_difference(before: str, after: str, characters: int = CHARACTERS) -> li
     No more than the first `characters` of each text are compared; where one goes on, a change at the end of what is
     compared says nothing and is left out. The pieces are printable.
     """
+    pieces = _pieces(before, after, characters)
+    ends = len(pieces) - 1
+    shown = [
+        (kind, _shortened(words, at == 0, at == ends and at > 0) if kind == "same" else "".join(words))
+        for at, (kind, words) in enumerate(pieces)
+    ]
+    return [(kind, printable(text, PIECE_CHARACTERS)) for kind, text in shown]
+
+
+def word_hunks(before: str, after: str, characters: int = CHARACTERS) -> list[list[tuple[str, str]]]:
+    """The pieces of `word_difference` in groups: changes with the words beside them, apart from the next group by more.
+
+    Texts that are the same have none.
+    """
+    hunks: list[list[tuple[str, str]]] = [[]]
+    pieces = _pieces(before, after, characters)
+    for at, (kind, words) in enumerate(pieces):
+        if kind != "same" or (0 < at < len(pieces) - 1 and len(words) <= 2 * CONTEXT + 1):
+            hunks[-1].append((kind, "".join(words)))
+        else:
+            if at > 0:
+                hunks[-1].append((kind, "".join(words[:CONTEXT])))
+                hunks.append([])
+            if at < len(pieces) - 1:
+                hunks[-1].append((kind, "".join(words[-CONTEXT:])))
+    shown = [[(kind, printable(text, PIECE_CHARACTERS)) for kind, text in hunk] for hunk in hunks]
+    return [hunk for hunk in shown if any(kind != "same" for kind, _ in hunk)]
+
+
+def _pieces(before: str, after: str, characters: int) -> list[tuple[str, list[str]]]:
+    """The words of both texts as pieces, none of them empty."""
     old, new = (_WORDS.findall(text[:characters]) for text in (before, after))
-    runs = common_runs(*_codes(old, new))
-    pieces: list[tuple[str, str]] = []
+    pieces: list[tuple[str, list[str]]] = []
     left = right = 0
-    for begin, there, length in [*runs, (len(old), len(new), 0)]:
-        pieces += [("out", "".join(old[left:begin])), ("in", "".join(new[right:there]))]
+    for begin, there, length in [*common_runs(*_codes(old, new)), (len(old), len(new), 0)]:
+        pieces += [("out", old[left:begin]), ("in", new[right:there]), ("same", old[begin : begin + length])]
         left, right = begin + length, there + length
-        first = begin == there == 0
-        last = left == len(old) and right == len(new) and not first
-        pieces.append(("same", _shortened(old[begin:left], first, last)))
-    pieces = [(kind, text) for kind, text in pieces if text]
+    pieces = [(kind, words) for kind, words in pieces if words]
     if max(len(before), len(after)) > characters and any(kind == "same" for kind, _ in pieces):
         while pieces[-1][0] != "same":
             pieces.pop()
-    return [(kind, printable(text, PIECE_CHARACTERS)) for kind, text in pieces]
+    return pieces
 
 
 def first_pieces(pieces: Sequence[tuple[str, str]], characters: int) -> list[tuple[str, str]]:

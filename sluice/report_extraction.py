@@ -304,7 +304,9 @@ def _changes(folder: str, manifest: Manifest, frame: pl.DataFrame, pages: corpus
     columns = ["chunk", "document_id", "before", "after", "reason"]
     read = {
         (shard, row): {name: value.as_py() for name, value in values.items()}
-        for shard, row, values in corpus.read_chosen(folder, manifest.select("refinements"), places, columns)
+        for shard, row, values in corpus.read_chosen(
+            paths.join(folder, "extract"), manifest.select("refinements"), places, columns
+        )
     }
     found = []
     for place in places:

@@ -26,7 +26,8 @@ def words(draw: random.Random, count: int) -> list[str]:
 
 
 def documents() -> dict[str, list[dict[str, Any]]]:
-    """By source. Ids tell what a document is: single-*, copy-* (all equal), near-* (one word each differs), twin-*."""
+    """By source. Ids tell what a document is: single-*, copy-* (all equal), near-* (one word each differs), twin-*;
+    `same` is the id of a document of every source."""
     draw = random.Random(11)
     found: dict[str, list[dict[str, Any]]] = {"web": [], "books": [], "news": []}
 
@@ -50,6 +51,8 @@ def documents() -> dict[str, list[dict[str, Any]]]:
         changed = list(base)
         changed[20 + 40 * number] = f"changed{number}"
         add("books" if number == 2 else "web", f"near-{number}", " ".join(changed))
+    for source in found:
+        add(source, "same", " ".join(words(draw, 50)))
     twin = " ".join(words(draw, 60))
     add("books", "twin-0", twin)
     add("news", "twin-1", twin)
