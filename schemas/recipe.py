@@ -390,12 +390,29 @@ class Decontaminate(Section):
     benchmarks: list[str] = Field(
         [], description="JSONL or Parquet files of items; relative to the recipe file, globs allowed."
     )
-    fields: list[str] = Field(
-        ["question", "problem", "prompt", "text", "answer"],
-        description="Fields of an item that are joined, in this order, where present.",
+    question: list[str] = Field(
+        "instruction Body question Question question_stem query problem Problem prompt goal premise ctx sentence text "
+        "code input".split(),
+        description="Fields of an item that ask, joined in this order where present; passages that stand elsewhere too "
+        "(context, passage) are better left out.",
     )
-    ngram: int = Field(13, ge=3, le=50, description="Words per n-gram.")
-    overlap: Share = Field(0.5, gt=0, description="Drop when at least this share of an item's n-grams is found.")
+    choices: list[str] = Field(
+        "choices options endings option1 option2 sol1 sol2 choice1 choice2".split(),
+        description="Fields with what there is to choose from: texts, lists or dictionaries.",
+    )
+    answer: list[str] = Field(
+        "answer answers Answer answerKey label correct correct_answer best_answer target output solution "
+        "canonical_solution rationale long_answer".split(),
+        description="Fields that answer; the number or letter of a choice stands for its text.",
+    )
+    ngram: int = Field(13, ge=8, le=50, description="Words in a row that make a candidate: docs/decontamination.md.")
+    overlap: Share = Field(0.5, gt=0, description="An item is found when at least this share of its words is found.")
+    common: int = Field(
+        10, ge=1, description="Words that more documents than this hold without the rest of the item are a formula."
+    )
+    action: Literal["drop", "cut", "report"] = Field(
+        "drop", description="Drop the document, cut the words of the item out of what is trained on, or only report."
+    )
 
 
 class Mask(Section):

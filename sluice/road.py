@@ -252,7 +252,7 @@ ROAD: tuple[Stage, ...] = (
     ),
     Stage(
         "decontaminate",
-        1,
+        2,
         "pipelines.decontaminate.stage:run",
         "overlap with benchmarks",
         lambda recipe: recipe.decontaminate.model_dump(exclude={"benchmarks"}),

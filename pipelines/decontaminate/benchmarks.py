@@ -4,7 +4,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -19,11 +19,41 @@ LINES = (".jsonl", ".ndjson", ".json")
 ENDINGS = (*LINES, ".parquet", ".gz", ".zst")
 
 
+NESTED = "qas"  # a field with a list of items, as in SQuAD; what stands beside it is common to them and left out
+DEEPEST = 4  # lists in lists
+NAMED = ("text", "value")  # of a dictionary that has one of these, only this is text: {"label": "A", "text": "Paris"}
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is asked, the answer, and what there is to choose from, as text; "" where there is none."""
+
+    question: str
+    answer: str = ""
+    choices: str = ""
+
+    def text(self) -> str:
+        return "\n".join(part for part in (self.question, self.answer, self.choices) if part)
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Names of the fields of an item: those that are there are joined, in this order."""
+
+    question: Sequence[str]
+    choices: Sequence[str]
+    answer: Sequence[str]
+
+    @property
+    def all(self) -> list[str]:
+        return [*self.question, *self.choices, *self.answer]
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """The items of one file; `unreadable` counts lines that hold no JSON object."""
 
-    items: list[str]
+    items: list[Item]
     unreadable: int
 
 
@@ -46,29 +76,61 @@ def find_benchmarks(patterns: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def read_benchmark(path: str, fields: list[str]) -> Benchmark:
-    """The text of every item: its `fields`, where it has them, joined in order; lists of strings are joined too.
+def read_benchmark(path: str, fields: Fields) -> Benchmark:
+    """The items of a file, one a row or several in its field NESTED.
 
-    Values that are neither strings nor lists of strings are left out. Raises ConfigError if the file cannot be read
-    or no item has any of the fields.
+    An answer that names a choice, by its number or letter, is the text of that choice. Raises ConfigError if the file
+    cannot be read or no item has any of the fields.
     """
-    items: list[str] = []
+    items: list[Item] = []
     unreadable = 0
     try:
-        for row in _rows(path, fields):
+        for row in _rows(path, [*fields.all, NESTED]):
             if row is None:
                 unreadable += 1
-            elif any(row.get(field) is not None for field in fields):
-                text = "\n".join(string for field in fields for string in _strings(row.get(field)))
-                items.append(text.encode("utf-8", "replace").decode())  # JSON can spell half a surrogate pair
+                continue
+            nested = row.get(NESTED)
+            rows = [one for one in nested if isinstance(one, dict)] if isinstance(nested, list) else [row]
+            items += [_item(one, fields) for one in rows if any(one.get(field) is not None for field in fields.all)]
     except (OSError, EOFError, zlib.error, zstandard.ZstdError, DataError) as error:
         raise ConfigError(f"decontaminate.benchmarks: {path}: cannot be read: {error}") from error
     if not items:
         raise ConfigError(
-            f"decontaminate.benchmarks: {path}: no item has any of the fields {', '.join(fields)}; "
-            "name its fields in decontaminate.fields, one item per JSON line or Parquet row"
+            f"decontaminate.benchmarks: {path}: no item has any of the fields {', '.join(fields.all)}; "
+            "name its fields in decontaminate.question, choices and answer, one item per JSON line or Parquet row"
         )
     return Benchmark(items, unreadable)
+
+
+def _item(row: dict[str, Any], fields: Fields) -> Item:
+    choices = [text for field in fields.choices for text in _strings(row.get(field))]
+    answers = [_chosen(row, fields, choices, row.get(field)) for field in fields.answer]
+    parts = (
+        [text for field in fields.question for text in _strings(row.get(field))],
+        [text for texts in answers for text in texts],
+        choices,
+    )
+    # JSON can spell half a surrogate pair.
+    return Item(*("\n".join(part).encode("utf-8", "replace").decode() for part in parts))
+
+
+def _chosen(row: dict[str, Any], fields: Fields, choices: list[str], answer: Any) -> list[str]:
+    """The text of an answer; of the choice that it names."""
+    number = -1
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        number = answer
+    elif isinstance(answer, str) and len(answer.strip()) == 1:
+        labels = [row[field]["label"] for field in fields.choices if _labelled(row.get(field))]
+        number = labels[0].index(answer.strip()) if labels and answer.strip() in labels[0] else _letter(answer.strip())
+    return [choices[number]] if 0 <= number < len(choices) else _strings(answer)
+
+
+def _labelled(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("label"), list)
+
+
+def _letter(letter: str) -> int:
+    return ord(letter) - ord("A") if "A" <= letter <= "Z" else -1
 
 
 def _parts(path: str) -> list[str]:
@@ -78,10 +140,18 @@ def _parts(path: str) -> list[str]:
     return [*folders, name]
 
 
-def _strings(value: Any) -> list[str]:
+def _strings(value: Any, depth: int = 0) -> list[str]:
+    """The strings and numbers of a value, in their order."""
     if isinstance(value, str):
         return [value]
-    return [entry for entry in value if isinstance(entry, str)] if isinstance(value, list) else []
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return [str(int(value) if isinstance(value, float) and value.is_integer() else value)]
+    if isinstance(value, dict):
+        named = next((name for name in NAMED if value.get(name) is not None), None)
+        value = [value[named]] if named else list(value.values())
+    if not isinstance(value, list) or depth == DEEPEST:
+        return []
+    return [string for entry in value for string in _strings(entry, depth + 1)]
 
 
 def _rows(path: str, fields: list[str]) -> Iterator[dict[str, Any] | None]:
