@@ -51,9 +51,12 @@ def write_corpus(folder: Path, documents: int, words: int, seed: int) -> pl.Data
 
 
 def make_vocabulary(seed: int) -> np.ndarray:
+    """Words of 2 to 10 letters; a few are the same."""
     draw = np.random.default_rng(seed)
-    letters = np.array(list("etaoinshrdlucmfwypvbgk"))
-    return np.array(["".join(draw.choice(letters, size)) for size in draw.integers(2, 11, VOCABULARY)], object)
+    sizes = draw.integers(2, 11, VOCABULARY)
+    letters = "".join(draw.choice(list("etaoinshrdlucmfwypvbgk"), sizes.sum()))
+    ends = np.cumsum(sizes).tolist()
+    return np.array([letters[end - size : end] for end, size in zip(ends, sizes.tolist())], object)
 
 
 def _zipf(size: int | tuple[int, ...], draw: np.random.Generator) -> np.ndarray:

@@ -20,7 +20,7 @@ SLUICE_RENSA_PYTHON (benchmarks/_dedup_peers.py says how to make them).
 - kernel: signatures of the same documents beside datasketch and rensa: from texts; from the n-grams as bytes; from
   64-bit hashes of the n-grams.
 - scale: a hundredth, a tenth and all of the documents, of 50 words, in a run less the cost of a run on one document;
-  medians of five, one alone above 100,000.
+  the least of five runs in turns, of `--repeats` for the largest.
 - workers: two worker processes beside one, in turns, on documents of 460 words.
 - hostile: input that has gone wrong elsewhere.
 """
@@ -73,20 +73,24 @@ def deduplicate(run: Path, output: Path, settings: dict[str, Any], beam: Sequenc
     return measure([SLUICE, "dedup", str(run), "--output", str(output), *changes, *(["--", *beam] if beam else [])])
 
 
-def fixed_cost(work: Path) -> Spent:
-    """A run on one document."""
+def one_document(work: Path) -> Path:
+    """A run to take the fixed cost of: extracted, one document."""
     pq.write_table(pa.table({"text": ["one document of a few words"]}), work / "one.parquet")
     extract(work / "one.parquet", work / "one")
-    return median_run(work, work / "one", {}, FEW)
+    return work / "one"
 
 
-def median_run(work: Path, run: Path, settings: dict[str, Any], times: int) -> Spent:
-    """The run of `deduplicate` with the median CPU seconds of so many."""
-    runs = []
+def least(work: Path, runs: Sequence[Path], times: int) -> list[Spent]:
+    """`deduplicate` each of the runs so many times, in turns: the time of each with the fewest CPU seconds.
+
+    Other work on the machine only ever adds to CPU seconds, by half at worst.
+    """
+    taken: list[list[Spent]] = [[] for _ in runs]
     for _ in range(times):
-        with tempfile.TemporaryDirectory(dir=work) as folder:
-            runs.append(deduplicate(run, Path(folder, "out"), settings))
-    return sorted(runs, key=lambda run: run.cpu)[times // 2]
+        for run, found in zip(runs, taken):
+            with tempfile.TemporaryDirectory(dir=work) as folder:
+                found.append(deduplicate(run, Path(folder, "out"), {"bands": BANDS, "rows": ROWS}))
+    return [min(found, key=lambda spent: spent.cpu) for found in taken]
 
 
 def decisions(output: Path) -> pl.DataFrame:
@@ -166,7 +170,7 @@ def speed(work: Path, documents: int) -> None:
     corpus = work / "corpus"
     truth = write_corpus(corpus, documents, WORDS, SEED)
     reading = extract(corpus, work / "run")
-    fixed = fixed_cost(work)
+    (fixed,) = least(work, [one_document(work)], FEW)
     chance = 1 - (1 - pl.col("jaccard") ** ROWS) ** BANDS
     by_kind = truth.group_by("kind").agg(
         pl.len(), pl.mean("jaccard"), expected=chance.mean(), error=(chance * (1 - chance)).sum().sqrt() / pl.len()
@@ -297,23 +301,20 @@ def byte_grams(texts: Iterable[str]) -> list[list[bytes]]:
 # ----------------------------------------------------------------------------------------------- scale and workers
 
 
-def scale(work: Path, documents: int) -> None:
-    fixed = fixed_cost(work)
+def scale(work: Path, documents: int, repeats: int) -> None:
+    counts = (documents // 100, documents // 10, documents)
+    runs = [one_document(work)]
+    for count in counts:
+        write_corpus(work / str(count), count, SHORT, SEED)
+        runs.append(work / f"run-{count}")
+        extract(work / str(count), runs[-1])
+    fixed, *few = least(work, runs[:-1], FEW)
+    whole = least(work, runs[-1:], repeats)
     print(f"a run on one document: {fixed.cpu:.1f} CPU s, {fixed.peak / 2**20:.0f} MiB")
-    print(f"{'documents':>10}{'CPU s':>9}{'wall s':>9}{'us a document':>15}{'to the first':>14}{'peak MiB':>10}")
-    first = 0.0
-    for count in (documents // 100, documents // 10, documents):
-        folder = work / f"scale-{count}"
-        write_corpus(folder, count, SHORT, SEED)
-        extract(folder, work / f"scale-{count}-run")
-        times = FEW if count <= 100_000 else 1
-        spent = median_run(work, work / f"scale-{count}-run", {"bands": BANDS, "rows": ROWS}, times)
-        each = (spent.cpu - fixed.cpu) / count * 1e6
-        first = first or each
-        print(
-            f"{count:>10}{spent.cpu:>9.1f}{spent.wall:>9.1f}{each:>15.0f}{each / first:>14.2f}"
-            f"{spent.peak / 2**20:>10.0f}"
-        )
+    print(f"{'documents':>10}{'CPU s':>9}{'us a document':>15}{'to the second':>15}{'peak MiB':>10}")
+    each = [(spent.cpu - fixed.cpu) / count * 1e6 for count, spent in zip(counts, few + whole)]
+    for count, spent, cost in zip(counts, few + whole, each):
+        print(f"{count:>10}{spent.cpu:>9.1f}{cost:>15.0f}{cost / each[1]:>15.2f}{spent.peak / 2**20:>10.0f}")
 
 
 def workers(work: Path, documents: int, repeats: int) -> None:
@@ -376,14 +377,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help="all, where none is named")
     parser.add_argument("--documents", type=int, default=10_000)
-    parser.add_argument("--repeats", type=int, default=1, help="of the parts `kernel` and `workers`")
+    parser.add_argument("--repeats", type=int, default=1, help="of `kernel`, `workers` and the largest of `scale`")
     parser.add_argument("--work", type=Path, help="folder for what is written; a temporary one if none is named")
     options = parser.parse_args(arguments)
     parts: dict[str, Callable[[Path], None]] = {
         "web": web,
         "speed": lambda work: speed(work, options.documents),
         "kernel": lambda work: kernel(work, options.documents, options.repeats),
-        "scale": lambda work: scale(work, options.documents),
+        "scale": lambda work: scale(work, options.documents, options.repeats),
         "workers": lambda work: workers(work, options.documents, options.repeats),
         "hostile": lambda work: hostile(work, options.documents),
     }
