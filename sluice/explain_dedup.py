@@ -89,11 +89,11 @@ def explain_duplicates(source: str, name: str, as_json: bool) -> None:
     Raises:
         ConfigError: `source` is no run with duplicates looked for, or has no such document.
     """
-    corpora, manifest = find_corpora(source)
-    found = list(_named(corpora[0], name))
+    corpus, manifest, earlier = find_corpora(source)
+    found = list(_named(corpus, name))
     if not found:
         raise ConfigError(f"{source}: has no document '{name}'; give a document id in hex, or your own id")
-    explained = [explain_document(corpora, manifest, row) for row in found[:DOCUMENTS_SHOWN]]
+    explained = [explain_document(corpus, manifest, earlier, row) for row in found[:DOCUMENTS_SHOWN]]
     if as_json:
         left_out = len(found) - len(explained)
         print(json.dumps({"documents": explained, "left_out": left_out}, ensure_ascii=False, indent=1))
@@ -104,8 +104,11 @@ def explain_duplicates(source: str, name: str, as_json: bool) -> None:
         console.print(Text(f"and {len(found) - len(explained):,} more documents of this id"))
 
 
-def find_corpora(source: str) -> tuple[list[Corpus], Manifest]:
-    """The run that `source` is or lies in, then the earlier ones that it was compared with; and its manifest."""
+def find_corpora(source: str) -> tuple[Corpus, Manifest, list[Corpus | None]]:
+    """The run that `source` is or lies in, the manifest of its decisions, and the earlier runs of `dedup.against`.
+
+    An earlier run is None where its documents are not there any more.
+    """
     given = find_given(source)
     if not given:
         why = "there is no such folder" if not paths.exists(source) else "is no finished run"
@@ -117,7 +120,7 @@ def find_corpora(source: str) -> tuple[list[Corpus], Manifest]:
     documents = read_manifest(given["extract"])
     if documents is None or manifest.inputs.get("extract") != documents.hash:
         raise ConfigError(f"{source}: its documents have changed since duplicates were looked for; run it again")
-    return [corpus, *_earlier(source)], manifest
+    return corpus, manifest, _earlier(source)
 
 
 def _corpus(given: dict[str, str], earlier: str = "") -> tuple[Corpus, Manifest]:
@@ -132,18 +135,18 @@ def _corpus(given: dict[str, str], earlier: str = "") -> tuple[Corpus, Manifest]
     return found, decisions
 
 
-def _earlier(source: str) -> Iterator[Corpus]:
-    """The runs that the recipe compares with, as far as they still have their documents."""
+def _earlier(source: str) -> list[Corpus | None]:
     path = paths.join(run_folder(source), RECIPE_FILE)
     try:
         section = (yaml.safe_load(paths.read_text(path)) if paths.exists(path) else {}).get("dedup") or {}
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError):
-        return
+        return []
+    found: list[Corpus | None] = []
     for folder in section.get("against") or []:
         place = folder if not paths.is_local(folder) else str(Path(run_folder(source), folder))
         given = find_given(place)
-        if {"dedup", "extract"} <= set(given):
-            yield _corpus(given, place)[0]
+        found.append(_corpus(given, place)[0] if {"dedup", "extract"} <= set(given) else None)
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -208,42 +211,41 @@ def _jaccard(one: np.ndarray, other: np.ndarray) -> tuple[float, int, int]:
 # Explaining
 
 
-def explain_document(corpora: Sequence[Corpus], manifest: Manifest, row: dict[str, Any]) -> dict[str, Any]:
+def explain_document(
+    corpus: Corpus, manifest: Manifest, earlier: Sequence[Corpus | None], row: dict[str, Any]
+) -> dict[str, Any]:
     """What is shown of a document, as JSON has it."""
-    corpus, ngram = corpora[0], int(manifest.config["ngram"])
-    asked = _member(row)
-    survivor_id, cluster = row["survivor_id"], row["cluster_id"]
+    ngram = int(manifest.config["ngram"])
     others, counts = _others(corpus, row) if row["cluster_size"] > 1 else ([], {"kept": 1})
-    survivor, home = _survivor(corpora, asked, others, survivor_id)
-    asked, text = next(_with_text(corpus, [asked]))
+    asked, text = next(_with_text(corpus, [_member(row)]))
     mine = _ngrams(text, ngram)
-    texts = {asked.document_id: (asked, text, mine)}
-    if survivor is not None and survivor.document_id != asked.document_id:
-        survivor, kept = next(_with_text(home, [survivor]))
-        texts[survivor.document_id] = (survivor, kept, _ngrams(kept, ngram))
-    stays = texts.get(survivor_id.hex())
+    texts = [(asked, text, mine)]
+    stays = texts[0] if row["keep"] else None
+    if not row["keep"] and (found := _survivor(corpus, earlier, row)):
+        survivor, kept = next(_with_text(found[1], [found[0]]))
+        stays = (survivor, kept, _ngrams(kept, ngram))
+        texts.insert(0, stays)
+    read = {(member.document_id, member.earlier) for member, _, _ in texts}
     compared = []
     for member, other in _with_text(corpus, others):
-        if member.document_id in texts:
+        if (member.document_id, "") in read:
             continue
         grams = _ngrams(other, ngram)
         to_survivor = _jaccard(stays[2], grams)[0] if stays else None
         compared.append(replace(member, to_document=_jaccard(mine, grams)[0], to_survivor=to_survivor))
     compared.sort(key=lambda member: (-(member.to_document or 0.0), member.document_id))
     shown = []
-    for member, _, grams in texts.values():
+    for member, _, grams in texts:
         to_survivor = _jaccard(stays[2], grams)[0] if stays else None
         shown.append(replace(member, to_document=_jaccard(mine, grams)[0], to_survivor=to_survivor))
-    shown.sort(key=lambda member: member.document_id != survivor_id.hex())
     differences = []
-    if stays and stays[0].document_id != asked.document_id:
+    if stays and not row["keep"]:
         differences.append(_difference(stays[0], stays[1], asked, text, ngram))
     elif stays:  # the document stays: what is dropped for it, the least similar first
         far = sorted(compared, key=lambda member: (member.to_document or 0.0, member.document_id))[:TOLD_APART]
         differences = [_difference(asked, text, member, other, ngram) for member, other in _with_text(corpus, far)]
         differences.sort(key=lambda one: (one.jaccard, one.after))
     bands, rows = _banding(manifest.config)
-    size = row["cluster_size"]
     return {
         "document_id": asked.document_id,
         "id": asked.id,
@@ -252,10 +254,10 @@ def explain_document(corpora: Sequence[Corpus], manifest: Manifest, row: dict[st
         "judged": _judged(corpus, row),
         "settings": {"ngram": ngram, "bands": bands, "rows": rows, "verify": manifest.config.get("verify")},
         "cluster": {
-            "cluster_id": cluster.hex(),
-            "size": size,
-            "survivor_id": survivor_id.hex(),
-            "survivor": _survivor_told(stays[0] if stays else None),
+            "cluster_id": row["cluster_id"].hex(),
+            "size": row["cluster_size"],
+            "survivor_id": row["survivor_id"].hex(),
+            "survivor": _survivor_told(row, stays[0] if stays else None),
             "in_this_run": sum(counts.values()),
             "outcomes": counts,
             "compared": len(compared) + len(texts),
@@ -322,21 +324,15 @@ def _judged(corpus: Corpus, row: dict[str, Any]) -> bool:
     return bool(read_table(corpus.filtered[row["shard"]], ["keep"])["keep"][row["row"]].as_py())
 
 
-def _survivor(
-    corpora: Sequence[Corpus], asked: Member, others: Sequence[Member], survivor_id: bytes
-) -> tuple[Member | None, Corpus]:
-    """The document that stays and the run that it is of; None where no run that is there has it."""
-    wanted = survivor_id.hex()
-    if asked.document_id == wanted:
-        return asked, corpora[0]
-    for member in others:
-        if member.document_id == wanted:
-            return member, corpora[0]
-    for corpus in corpora:
-        for row in _named(corpus, wanted):
-            if row["document_id"] == survivor_id:
-                return _member(row, corpus.earlier), corpus
-    return None, corpora[0]
+def _survivor(corpus: Corpus, earlier: Sequence[Corpus | None], row: dict[str, Any]) -> tuple[Member, Corpus] | None:
+    """The document that stays and the run that it is of; None where that run or its documents are not there."""
+    run = row.get("survivor_run")
+    home = corpus if run is None else earlier[run - 1] if run <= len(earlier) else None
+    if home is None:
+        return None
+    rows = (one for one in _named(home, row["survivor_id"].hex()) if one["document_id"] == row["survivor_id"])
+    found = next(rows, None)
+    return None if found is None else (_member(found, home.earlier), home)
 
 
 def _difference(before: Member, old: str, after: Member, new: str, ngram: int) -> Compared:
@@ -352,10 +348,12 @@ def _banding(config: dict[str, Any]) -> tuple[int, int]:
     return int(config["bands"]), int(config["rows"])
 
 
-def _survivor_told(survivor: Member | None) -> str:
+def _survivor_told(row: dict[str, Any], survivor: Member | None) -> str:
+    if row.get("survivor_run") is None:
+        return "a document of this run"
     if survivor is None:
         return "a document of an earlier run, which is not here"
-    return f"a document of the earlier run {survivor.earlier}" if survivor.earlier else "a document of this run"
+    return f"a document of the earlier run {survivor.earlier}"
 
 
 def _told(member: Member) -> dict[str, Any]:
@@ -396,9 +394,7 @@ def _print(document: dict[str, Any]) -> None:
 
 
 def _mark(document: dict[str, Any], member: dict[str, Any]) -> str:
-    stays = "stays" if member["keep"] else ", ".join(member["reasons"])
-    if member["document_id"] == document["cluster"]["survivor_id"]:
-        stays = "survivor"
+    stays = "survivor" if member["keep"] else ", ".join(member["reasons"])
     return f"{stays} (this)" if member["document_id"] == document["document_id"] else stays
 
 

@@ -32,7 +32,6 @@ from sluice.text import printable
 CLUSTERS_SHOWN, MEMBERS_SHOWN, SAMPLE_CHARACTERS = 8, 4, 400
 SOURCES_SHOWN = 12  # rows and columns; the rest are summed up
 EARLIER, UNREAD = "an earlier run", "not read"  # where a survivor is that is not among the documents read
-_ID = pl.Binary
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -60,7 +59,8 @@ def duplicates_section(folder: str, manifests: Mapping[str, Manifest]) -> Sectio
 def read_clusters(folder: str, manifests: Mapping[str, Manifest]) -> corpus.Table | None:
     """The documents of the chosen shards that are in clusters of more than one; None where there is nothing to read.
 
-    Columns: shard, row, document_id, source, keep, reason, cluster_id, cluster_size, survivor_id.
+    Columns: shard, row, document_id, source, keep, reason, cluster_id, cluster_size, survivor_id,
+    survivor_run.
     """
     if "extract" not in manifests:
         return None
@@ -68,7 +68,7 @@ def read_clusters(folder: str, manifests: Mapping[str, Manifest]) -> corpus.Tabl
     if not shards or [entry.rows for entry in shards] != [entry.rows for entry in decisions]:
         return None
     chosen = corpus.choose_shards(shards)
-    names = ["document_id", "keep", "reasons", "cluster_id", "cluster_size", "survivor_id"]
+    names = ["document_id", "keep", "reasons", "cluster_id", "cluster_size", "survivor_id", "survivor_run"]
     frames = []
     for index in chosen:
         table = read_table(paths.join(folder, "dedup", decisions[index].path), names)
@@ -139,24 +139,28 @@ def _sources(table: corpus.Table) -> Table:
     frame = table.frame
     survivors = frame.filter("keep").select(pl.col("document_id").alias("survivor_id"), pl.col("source").alias("for"))
     pairs = frame.filter(~pl.col("keep")).join(survivors, on="survivor_id", how="left")
-    elsewhere = UNREAD if table.shards < table.of else EARLIER
-    counted = pairs.group_by("source", "for").len().with_columns(pl.col("for").fill_null(""))
-    rows = _first_names(dict(counted.group_by("source").agg(pl.col("len").sum()).iter_rows()))
-    columns = _first_names(
-        dict(counted.filter(pl.col("for") != "").group_by("for").agg(pl.col("len").sum()).iter_rows())
+    # A document of an earlier run may have the id of one of this run.
+    place = pl.when(pl.col("survivor_run").is_not_null()).then(pl.lit(EARLIER)).otherwise(pl.lit(UNREAD))
+    pairs = pairs.with_columns(
+        pl.when(pl.col("survivor_run").is_null()).then(pl.col("for")).alias("for"), place.alias("elsewhere")
     )
-    away = (counted["for"] == "").any()
-    heads = [*columns, *([""] if away else [])]
-    cells: dict[tuple[str, str], int] = {}
-    for source, survivor, number in counted.iter_rows():
-        key = (source if source in rows else "others", survivor if survivor in (*columns, "") else "others")
+    counted = pairs.group_by("source", "for", "elsewhere").len()
+    here = counted.drop_nulls("for")
+    rows = _first_names(dict(counted.group_by("source").agg(pl.col("len").sum()).iter_rows()))
+    columns = _first_names(dict(here.group_by("for").agg(pl.col("len").sum()).iter_rows()))
+    away = [name for name in (EARLIER, UNREAD) if ((counted["elsewhere"] == name) & counted["for"].is_null()).any()]
+    cells: dict[tuple[str, str, bool], int] = {}
+    for source, survivor, elsewhere, number in counted.iter_rows():
+        name = elsewhere if survivor is None else survivor if survivor in columns else "others"
+        key = (source if source in rows else "others", name, survivor is None)
         cells[key] = cells.get(key, 0) + number
+    heads = [*((name, False) for name in columns), *((name, True) for name in away)]
     body = []
     for source in rows:
-        mine = [cells.get((source, survivor), 0) for survivor in heads]
+        mine = [cells.get((source, *head), 0) for head in heads]
         total = sum(mine)
         body.append([printable(source, 40), total, *(Shaded.of(number, total) for number in mine)])
-    head = ["dropped of", "documents", *(printable(name, 24) or elsewhere for name in heads)]
+    head = ["dropped of", "documents", *(printable(name, 24) for name, _ in heads)]
     note = f"Shares of the documents that a source lost, by the source of the one that stayed. {table.note}".strip()
     title = "Dropped in favour of, source by source"
     return Table(title, head, body, "l" + "r" * (len(head) - 1), note, tall=len(heads) > 4)
@@ -209,7 +213,7 @@ def _members(rows: pl.DataFrame, texts: Mapping[tuple[int, int], corpus.Text], t
         if text is None:
             continue
         if first is None and not row["keep"]:
-            away = UNREAD if table.shards < table.of else EARLIER
+            away = UNREAD if row["survivor_run"] is None else EARLIER
             found.append(Difference(f"the one that stays is of {away}: {row['survivor_id'].hex()}", []))
         what = "stays" if row["keep"] else row["reason"]
         where = " · ".join(part for part in (what, text.source, text.path, text.locator) if part)

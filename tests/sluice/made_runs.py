@@ -212,7 +212,9 @@ def _filter(folder: Path, documents: int, shards: int) -> Made:
 
 
 def _dedup(folder: Path, documents: int, shards: int) -> Made:
-    return _decide(folder, documents, shards, DEDUP_DECISIONS, {"cluster_size": 2}, {2: "near_duplicate"})
+    return _decide(
+        folder, documents, shards, DEDUP_DECISIONS, {"cluster_size": 2, "survivor_run": None}, {2: "near_duplicate"}
+    )
 
 
 def _decontaminate(folder: Path, documents: int, shards: int) -> Made:

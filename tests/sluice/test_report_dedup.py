@@ -116,12 +116,16 @@ def test_of_a_larger_corpus_some_shards_are_read_and_it_is_said(duplicates, monk
 
 def frame(rows):
     names = ["document_id", "source", "keep", "reason", "cluster_id", "cluster_size", "survivor_id"]
-    return pl.DataFrame(rows, schema=names, orient="row")
+    return pl.DataFrame(rows, schema=names, orient="row").with_columns(pl.lit(None, pl.Int32).alias("survivor_run"))
 
 
 def test_a_survivor_of_an_earlier_run_is_named_so():
     rows = [(bytes([n]) * 16, "web", False, "near_duplicate", b"c" * 16, 4, b"s" * 16) for n in range(3)]
-    table = corpus.Table(frame(rows).with_columns(pl.lit(0).alias("shard"), pl.int_range(3).alias("row")), 1, 1)
+    rows.append((b"s" * 16, "books", True, "", b"s" * 16, 2, b"s" * 16))  # of this run, with the same id
+    about = {"shard": pl.lit(0), "row": pl.int_range(4), "survivor_run": pl.Series([1, 1, 1, None], dtype=pl.Int32)}
+    whole = corpus.Table(frame(rows).with_columns(**about), 1, 1)
+    assert report_dedup._sources(whole).head[2:] == [report_dedup.EARLIER]
+    table = corpus.Table(whole.frame.filter(~pl.col("keep")), 1, 1)
     assert report_dedup._sources(table).head[2:] == [report_dedup.EARLIER]
     assert report_dedup.one_a_cluster(table).height == 1
     texts = {(0, n): corpus.Text("web", "p", f"line={n}", "one two three") for n in range(3)}
