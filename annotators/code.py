@@ -8,11 +8,10 @@ and domain are labelled independently.
 import re
 import weakref
 from collections.abc import Callable
-from pathlib import PurePosixPath
 
 import pyarrow as pa
 
-from schemas.code import DATA, code_language
+from schemas.code import DATA, code_language, name_and_suffix
 
 PROSE_EXTENSIONS = frozenset(("txt", "md", "rst", "html", "htm", "pdf", "tex", "docx", "epub"))
 
@@ -20,16 +19,18 @@ _LINES = 100  # lines of a text that are looked at
 _CHARACTERS = 20_000
 _CODE_SHARE = 0.4  # share of lines that must look like code; prose with code samples stays below
 
-_CODE_LINE = re.compile(
-    r"^(?:#!\s*/|#\s*(?:include|define|ifdef|ifndef|endif|pragma)\b"
+_CODE_BEGINNINGS = frozenset("#@})]acdefilnpstuvwr")  # first characters of what the next pattern begins with
+_CODE_BEGINNING = re.compile(
+    r"(?:#!\s*/|#\s*(?:include|define|ifdef|ifndef|endif|pragma)\b"
     r"|(?:from\s+[\w.]+\s+)?import\s+[\w.{*\"'(]|using\s+[\w.]+;|package\s+[\w.]+;?$"
     r"|(?:(?:public|private|protected|static|export|async|pub|inline|const)\s+)*"
     r"(?:def|class|func|fn|function|struct|interface|impl|enum|namespace)\s+\w"
     r"|(?:let|const|var|val)\s+[\w{\[(][^.]{0,80}="
     r"|(?:if|for|while|switch|elif|else if)\b.{0,200}[:{]$|(?:else|try|finally|do)\s*[:{]$"
     r"|return\b.{0,200};?$(?<![.!?])|@\w+(?:\(.{0,200})?$|[})\]]+[;,)]*$)"
-    r"|[;{]$|^[\w.\[\]>-]{1,80}\s*[-+*/|&:]?=[^=].{0,200}[\w)\]}\"']$|^[\w.:>-]{1,80}\(.{0,200}\)[;:]?$"
 )
+_ASSIGNMENT = re.compile(r"[\w.\[\]>-]{1,80}\s*[-+*/|&:]?=[^=].{0,200}[\w)\]}\"']$")
+_CALL = re.compile(r"[\w.:>-]{1,80}\(.{0,200}\)[;:]?$")
 
 
 _PATH_KEYS = ("path", "file_path", "filename")  # of the metadata, where a table holds many files
@@ -49,29 +50,28 @@ def code_rows(batch: pa.RecordBatch) -> tuple[bool, ...]:
     global _last
     known, answer = _last
     if known() is not batch:
-        rows = zip(batch["path"].to_pylist(), batch["metadata"].to_pylist(), batch["text"])
+        rows = zip(*(batch[column].to_pylist() for column in ("path", "metadata", "text")))
         answer = tuple(_is_code_row(path, dict(metadata or ()), text) for path, metadata, text in rows)
         _last = (weakref.ref(batch), answer)
     return answer
 
 
-def _is_code_row(path: str, metadata: dict[str, str], text: pa.Scalar) -> bool:
+def _is_code_row(path: str, metadata: dict[str, str], text: str) -> bool:
     if metadata.get("kind") in _PROSE_KINDS:
         return False
     language = next((metadata[key] for key in _LANGUAGE_KEYS if metadata.get(key)), None)
     if language is not None:
         return language not in DATA
     path = next((metadata[key] for key in _PATH_KEYS if metadata.get(key)), path)
-    return is_code(path, text.as_py())
+    return is_code(path, text)
 
 
 def is_code(path: str, text: str) -> bool:
     """Whether a document is source code, by its path and, where that tells nothing, by its first 100 lines."""
-    extension = PurePosixPath(path.lower()).suffix[1:]
     language = code_language(path, text)
     if language is not None:
         return language not in DATA
-    if extension in PROSE_EXTENSIONS:
+    if name_and_suffix(path)[1][1:] in PROSE_EXTENSIONS:
         return False
     return looks_like_code(text)
 
@@ -82,7 +82,17 @@ def looks_like_code(text: str) -> bool:
     lines = [line for line in lines if line]
     if len(lines) < 3:
         return False
-    return sum(1 for line in lines if _CODE_LINE.search(line)) >= _CODE_SHARE * len(lines)
+    return sum(map(_is_code_line, lines)) >= _CODE_SHARE * len(lines)
+
+
+def _is_code_line(line: str) -> bool:
+    """By its beginning, its end, or an assignment or call; most lines of prose have no mark that these need."""
+    return (
+        line[-1] in ";{"
+        or (line[0] in _CODE_BEGINNINGS and _CODE_BEGINNING.match(line) is not None)
+        or ("=" in line and _ASSIGNMENT.match(line) is not None)
+        or ("(" in line and _CALL.match(line) is not None)
+    )
 
 
 _COMMENT = re.compile(

@@ -33,7 +33,7 @@ import regex
 from scipy.sparse import csr_matrix, vstack
 
 from annotators.code import code_rows, comments
-from annotators.language_model import LanguageModel, load, probabilities
+from annotators.language_model import TEXTS, LanguageModel, load, probabilities
 from annotators.ngrams import characters, composed, fold, words
 from annotators.sidecar import sidecar
 from annotators.text import assigned, chunks
@@ -155,9 +155,9 @@ def label(model: LanguageModel, texts: list[str]) -> Iterator[Labelled]:
 class _Paragraphs:
     """The paragraphs of a batch, document by document."""
 
-    codes: npt.NDArray[np.uint32]  # of all documents
-    folded: npt.NDArray[np.uint32]
-    place: npt.NDArray[np.int32]  # paragraph of each character
+    codes: npt.NDArray[np.uint32]  # of all documents, folded
+    feeds: Integers  # where the lines end in them
+    number: Integers  # paragraph of each line
     owner: Integers  # [paragraphs] document
     begin: Integers  # in UTF-8 bytes of the text
     end: Integers
@@ -170,26 +170,47 @@ class _Paragraphs:
 
 def _paragraphs(texts: list[str]) -> _Paragraphs:
     pieces = [(owner, *piece) for owner, text in enumerate(texts) for piece in _stretches(text)]
-    codes = characters("".join(f"{composed(piece)}\n" for _, _, piece in pieces))
-    folded = fold(codes)
+    read = [composed(piece) for _, _, piece in pieces]
+    codes = characters("\n".join([*read, ""]))
     feeds = np.flatnonzero(codes == ord("\n"))
+    codes = codes.astype(np.intp)  # as an index, once
     owner, begin, end = _line_places(pieces)
-    letters = _sums_to(feeds, _letter_weights()[codes])
+    runs = _runs(codes)
+    # A line feed is in a run of white space, which counts for nothing, whatever lines it goes on in.
+    lines = np.searchsorted(runs.begins, feeds, side="right") - 1
+    letters = np.diff(np.append(0, np.cumsum(_kinds().letters[runs.kinds] * runs.sizes))[lines], prepend=0)
+    wordy = np.diff(np.append(0, np.cumsum(_kinds().wordy[runs.kinds] * runs.sizes))[lines], prepend=0)
     number = _paragraph_numbers(letters, owner)
     first = np.flatnonzero(np.diff(number, prepend=-1))
-    place = np.repeat(number.astype(np.int32), np.diff(feeds, prepend=-1))
-    wordy = _sums_to(feeds, folded != 0) - MIN_LETTER_SHARE * _sums_to(feeds, _inked()[codes])
+    place = np.repeat(np.arange(len(first)), np.diff(np.append(lines[first[1:] - 1], len(runs.kinds)), prepend=0))
     return _Paragraphs(
-        codes,
-        folded,
-        place,
+        fold(codes),
+        feeds,
+        number,
         owner[first],
         begin[first],
         np.maximum.reduceat(end, first),
         np.add.reduceat(letters, first).astype(np.float32),
         np.add.reduceat(wordy, first).astype(np.float32),
-        _script_counts(codes, place, len(first)),
+        _script_counts(runs, place, len(first)),
     )
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Stretches of characters of one kind (see _Kinds)."""
+
+    begins: Integers
+    kinds: npt.NDArray[np.uint8]
+    sizes: Integers
+
+
+def _runs(codes: npt.NDArray[np.integer]) -> _Runs:
+    kinds = _kinds().table.take(codes, mode="clip")
+    edge = np.ones(len(kinds), bool)
+    np.not_equal(kinds[1:], kinds[:-1], out=edge[1:])
+    begins = np.flatnonzero(edge)
+    return _Runs(begins, kinds[begins], np.diff(begins, append=len(kinds)))
 
 
 def _label_batch(model: LanguageModel, texts: list[str]) -> Labelled:
@@ -199,8 +220,9 @@ def _label_batch(model: LanguageModel, texts: list[str]) -> Labelled:
     several = np.flatnonzero(np.bincount(read.owner, minlength=documents) > 1)  # documents of several paragraphs
     of_several = of_document[several]
 
-    found = words(read.folded)
-    members = _counts(read.place[found.begins], found.word, (paragraphs, len(found.keys)))
+    found = words(read.codes)
+    lines = np.diff(np.searchsorted(found.begins, read.feeds), prepend=0)  # words of each
+    members = _word_counts(np.repeat(read.number, lines), found.word, (paragraphs, len(found.keys)))
     rows = vstack([members, of_several @ members], format="csr")
     table = _covered(
         model, probabilities(model, found, rows), np.concatenate([read.scripts, of_several @ read.scripts])
@@ -235,6 +257,16 @@ def _counts(
 ) -> csr_matrix:
     """Sum of the values, or count, of each pair of row and column."""
     return csr_matrix((np.ones(len(rows), np.float32) if values is None else values, (rows, columns)), shape)
+
+
+def _word_counts(rows: Integers, columns: Integers, shape: tuple[int, int]) -> csr_matrix:
+    """How often each pair of row and column is there."""
+    cells = np.sort(rows * shape[1] + columns)
+    new = np.flatnonzero(np.diff(cells, prepend=-1))
+    cells = cells[new]
+    begins = np.searchsorted(cells, np.arange(shape[0] + 1) * shape[1])
+    cells -= np.repeat(np.arange(shape[0]) * shape[1], np.diff(begins))
+    return csr_matrix((np.diff(new, append=len(columns)).astype(np.float32), cells, begins), shape)
 
 
 def _stretches(text: str) -> Iterator[tuple[int, str]]:
@@ -272,15 +304,13 @@ def _paragraph_numbers(letters: Integers, owner: Integers) -> Integers:
     return np.cumsum(new_document | (np.diff(step, prepend=0) != 0)) - 1
 
 
-def _sums_to(feeds: Integers, values: npt.NDArray) -> Integers:
-    """Sum of the values of the characters of each line."""
-    return np.diff(np.cumsum(values, dtype=np.int64)[feeds], prepend=0)
+def _script_counts(runs: _Runs, place: Integers, texts: int) -> Floats:
+    """Letters of each script in each text, float32 [texts, scripts]; Han beside kana counts as Japanese.
 
-
-def _script_counts(codes: npt.NDArray[np.uint32], place: npt.NDArray, texts: int) -> Floats:
-    """Letters of each script in each text, float32 [texts, scripts]; Han beside kana counts as Japanese."""
-    cells = place * np.int32(len(_CODES)) + _script_table()[codes]
-    counts = np.bincount(cells, minlength=texts * len(_CODES)).reshape(texts, len(_CODES)).astype(np.float32)
+    `place` has the text of each run.
+    """
+    cells = place * len(_CODES) + _kinds().scripts[runs.kinds]
+    counts = np.bincount(cells, runs.sizes, texts * len(_CODES)).reshape(texts, len(_CODES)).astype(np.float32)
     counts[:, _CODES.index(NO_SCRIPT)] = 0
     kana, han = _CODES.index("Jpan"), _CODES.index("Hani")
     japanese = (counts[:, kana] > 0) & (counts[:, kana] * 10 >= counts[:, kana] + counts[:, han])
@@ -292,11 +322,14 @@ def _script_counts(codes: npt.NDArray[np.uint32], place: npt.NDArray, texts: int
 def _covered(model: LanguageModel, table: Floats, scripts: Floats) -> Floats:
     """Probabilities of the 119 labels where the script allows them, and of everything else: [texts, 120]."""
     place = _places(model)
-    known = np.flatnonzero(place >= 0)
-    result = np.zeros((len(table), len(_COVERED) + 1), np.float32)
-    result[:, known] = table[:, place[known]]
-    result[:, :-1] *= (scripts >= MIN_SCRIPT_SHARE * scripts.sum(axis=1, keepdims=True))[:, _SCRIPT_OF]
-    result[:, -1] = np.maximum(0, 1 - result[:, :-1].sum(axis=1))
+    result = np.empty((len(table), len(_COVERED) + 1), np.float32)
+    for begin in range(0, len(table), TEXTS):
+        some, letters = result[begin : begin + TEXTS], scripts[begin : begin + TEXTS]
+        covered = table[begin : begin + TEXTS].take(np.maximum(place, 0), axis=1, mode="clip")
+        covered *= (letters >= MIN_SCRIPT_SHARE * letters.sum(axis=1, keepdims=True))[:, _SCRIPT_OF]
+        covered *= place >= 0
+        some[:, :-1] = covered
+        some[:, -1] = np.maximum(0, 1 - covered.sum(axis=1))
     return result
 
 
@@ -317,8 +350,12 @@ def _look_alikes(model: LanguageModel) -> npt.NDArray[np.bool_]:
 
 def _answers(model: LanguageModel, table: Floats, weight: Floats, enough_letters: npt.NDArray[np.bool_]) -> Answers:
     covered = table[:, :-1]
+    rows = np.arange(len(table))
     label = covered.argmax(axis=1)
-    second, score = np.partition(covered, -2, axis=1)[:, -2:].T
+    score = covered[rows, label]
+    covered[rows, label] = -1  # for a moment
+    second = covered.max(axis=1)
+    covered[rows, label] = score
     doubtful = np.flatnonzero((score < MIN_SCORE) | (table[:, -1] > score))
     alike = (covered[doubtful] * _look_alikes(model)[label[doubtful]]).sum(axis=1)
     doubtful = doubtful[(alike < MIN_SCORE) | (table[doubtful, -1] > alike)]
@@ -378,36 +415,36 @@ def _paragraph_lists(part: Labelled, tell: npt.NDArray[np.bool_]) -> pa.ListArra
 
 def script_shares(texts: list[str]) -> npt.NDArray[np.float64]:
     """Share of each of SCRIPTS, and of all others, among the letters of each text: float64 [texts, scripts + 1]."""
-    place = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
-    counts = _script_counts(characters("".join(texts)), place, len(texts))[:, :-1]
+    runs = _runs(characters("\n".join(texts)))
+    ends = np.cumsum([len(text) + 1 for text in texts])
+    counts = _script_counts(runs, np.searchsorted(ends, runs.begins, side="right"), len(texts))[:, :-1]
     return counts / np.maximum(counts.sum(axis=1), 1)[:, None]
 
 
+@dataclass(frozen=True)
+class _Kinds:
+    """What counts of a character: its kind by code point, and what each kind is worth."""
+
+    table: npt.NDArray[np.uint8]  # as far as there are letters, and one more for all that come after
+    scripts: Integers  # number in _CODES
+    letters: Integers  # 1 for a letter, 3 for one of a script without spaces, 0 for any other character
+    wordy: npt.NDArray[np.float64]  # 1 in words, 0 for white space, both less MIN_LETTER_SHARE
+
+
 @cache
-def _script_table() -> npt.NDArray[np.int8]:
-    """Index into _CODES for every character; what is no letter has no script."""
-    table = np.full(0x110000, _CODES.index(NO_SCRIPT), dtype=np.int8)
+def _kinds() -> _Kinds:
+    script = np.full(ord(assigned()[-1]) + 2, _CODES.index(NO_SCRIPT))
     for match in regex.finditer(r"\p{L}+", assigned()):
-        table[ord(match[0][0]) : ord(match[0][-1]) + 1] = _CODES.index(UNKNOWN_SCRIPT)
+        script[ord(match[0][0]) : ord(match[0][-1]) + 1] = _CODES.index(UNKNOWN_SCRIPT)
     for number, name in enumerate(SCRIPTS.values()):
         for match in regex.finditer(rf"[\p{{{name}}}&&\p{{L}}]+", assigned(), flags=regex.V1):
-            table[ord(match[0][0]) : ord(match[0][-1]) + 1] = number
-    return table
-
-
-@cache
-def _letter_weights() -> npt.NDArray[np.uint8]:
-    """1 for a letter, 3 for one of a script without spaces, 0 for any other character."""
-    weights = (_script_table() != _CODES.index(NO_SCRIPT)).astype(np.uint8)
+            script[ord(match[0][0]) : ord(match[0][-1]) + 1] = number
+    unspaced, space = np.zeros((2, len(script)), bool)
     names = "".join(rf"\p{{{script}}}" for script in UNSPACED_SCRIPTS)
-    for match in regex.finditer(f"[{names}]", assigned()):
-        weights[ord(match[0])] *= 3
-    return weights
-
-
-@cache
-def _inked() -> npt.NDArray[np.bool_]:
-    """Whether a character is anything but white space."""
-    table = np.ones(0x110000, bool)
-    table[[ord(character) for character in assigned() if character.isspace()]] = False
-    return table
+    unspaced[[ord(match[0]) for match in regex.finditer(f"[{names}]", assigned())]] = True
+    space[[ord(character) for character in assigned() if character.isspace()]] = True
+    in_word = fold(np.arange(len(script))) != 0
+    kinds, table = np.unique(script * 8 + unspaced * 4 + space * 2 + in_word, return_inverse=True)
+    script, unspaced, space, in_word = kinds >> 3, kinds >> 2 & 1, kinds >> 1 & 1, kinds & 1
+    letters = np.where(script == _CODES.index(NO_SCRIPT), 0, np.where(unspaced, 3, 1))
+    return _Kinds(table.astype(np.uint8), script, letters, in_word - MIN_LETTER_SHARE * (1 - space))

@@ -22,12 +22,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from annotators.ngrams import Words, ngrams
+from annotators.ngrams import LONGEST, Words, framed, ngrams
 from schemas.errors import DataError
 
 BUCKETS = 1 << 21  # of hashed n-grams; as many again of whole words
 
+NOWHERE = 2 * BUCKETS  # the bucket of no n-gram and no word
+
 LEVELS = 31  # steps between 0 and the largest value of a column in the file
+TEXTS, WORDS = 256, 4096  # that are worked on together
 LARGEST = 1 << 28  # bytes of a file's arrays
 LENGTH_POWER = 0.75
 """How the sums of the second step shrink with the length of a text: between a mean and a vector of length 1."""
@@ -59,21 +62,28 @@ class LanguageModel:
 
     @cached_property
     def rows(self) -> npt.NDArray[np.int32]:
-        """Bucket -> 1 + place among all buckets that any step knows, or 0."""
-        table = np.zeros(2 * BUCKETS, np.int32)
-        for buckets in (self.buckets, *(group.buckets for group in self.groups)):
-            table[buckets] = 1
-        known = np.flatnonzero(table)
-        table[known] = np.arange(1, len(known) + 1)
+        """Bucket -> 1 + place among all buckets that any step knows, those of the first step before others, or 0."""
+        table = np.zeros(NOWHERE + 1, np.int32)
+        for group in self.groups:
+            table[group.buckets] = 1
+        table[self.buckets] = 0
+        others = np.flatnonzero(table)
+        table[self.buckets] = np.arange(1, len(self.buckets) + 1)
+        table[others] = np.arange(len(others)) + len(self.buckets) + 1
         return table
 
     @cached_property
+    def known(self) -> int:
+        """Buckets that any step knows."""
+        return int(self.rows.max())
+
+    @cached_property
     def places(self) -> tuple[npt.NDArray[np.int32], ...]:
-        """For each step, first step and groups: row -> row of its table, 0 where the step does not know it."""
+        """For each group: row -> row of its table, 0 where the group does not know it."""
         found = []
-        for buckets in (self.buckets, *(group.buckets for group in self.groups)):
-            place = np.zeros(int(self.rows.max()) + 1, np.int32)
-            place[self.rows[buckets]] = np.arange(1, len(buckets) + 1)
+        for group in self.groups:
+            place = np.zeros(self.known + 1, np.int32)
+            place[self.rows[group.buckets]] = np.arange(1, len(group.buckets) + 1)
             found.append(place)
         return tuple(found)
 
@@ -86,7 +96,10 @@ class LanguageModel:
     def sums(self, step: int, parts: csr_matrix) -> Floats:
         """Sum of what a step has for the rows of each line of `parts`."""
         table = self.tables[step]
-        indices = self.places[step][parts.indices]
+        if step:
+            indices = self.places[step - 1].take(parts.indices, mode="clip")
+        else:
+            indices = np.where(parts.indices < len(table), parts.indices, 0)
         return csr_matrix((parts.data, indices, parts.indptr), (parts.shape[0], len(table))) @ table
 
     @cached_property
@@ -104,7 +117,7 @@ def word_buckets(found: Words) -> Integers:
 
 
 def gram_buckets(hashes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    return hashes % np.uint32(BUCKETS)
+    return hashes & np.uint32(BUCKETS - 1)
 
 
 def probabilities(model: LanguageModel, found: Words, members: csr_matrix) -> Floats:
@@ -116,9 +129,14 @@ def probabilities(model: LanguageModel, found: Words, members: csr_matrix) -> Fl
     if not len(found.keys) or not members.shape[0]:
         return np.zeros((members.shape[0], len(model.labels)), np.float32)
     parts, sizes = _parts(model, found)
-    lengths = members @ (sizes + (model.places[0][model.rows[word_buckets(found)]] != 0))
+    rows = model.rows[word_buckets(found)]
+    lengths = members @ (sizes + ((rows > 0) & (rows <= len(model.buckets))))
     hidden = (members @ (model.sums(0, parts)) + model.end) / (lengths + 1)[:, None]
-    table = _softmax(hidden @ model.output.T)
+    table = np.empty((len(hidden), len(model.labels)), np.float32)
+    for begin in range(0, len(hidden), TEXTS):  # a few texts at a time, so that they stay in the processor's cache
+        scores = table[begin : begin + TEXTS]
+        np.matmul(hidden[begin : begin + TEXTS], model.output.T, out=scores)
+        _softmax(scores)
     table[lengths == 0] = 0
     _share_out(model, table, members, parts, sizes + 1)
     return table
@@ -126,28 +144,29 @@ def probabilities(model: LanguageModel, found: Words, members: csr_matrix) -> Fl
 
 def _parts(model: LanguageModel, found: Words) -> tuple[csr_matrix, Floats]:
     """The rows that each different word is made of, row 0 left out, and the n-grams of each word."""
-    sizes = np.zeros(len(found.keys), np.int64)
-    held = np.zeros(len(found.keys), np.int64)
-    pieces: list[tuple[npt.NDArray[np.int32], Integers]] = []
-    for hashes, counts in ngrams(found):
-        rows = model.rows[gram_buckets(hashes)]
-        known = np.flatnonzero(rows)
-        # Of each word the first n-gram's place, then how many known ones come before it.
-        have = np.diff(np.searchsorted(known, np.cumsum(counts)), prepend=0)
-        sizes += counts
-        held += have
-        pieces.append((rows[known], have))
     whole = model.rows[word_buckets(found)]
-    pieces.append((whole[whole != 0], (whole != 0).astype(np.int64)))
-    held += whole != 0
-    offsets = np.concatenate([[0], np.cumsum(held)])
-    indices = np.empty(int(offsets[-1]), np.int32)
-    free = offsets[:-1].copy()
-    for rows, have in pieces:
-        indices[np.repeat(free - (np.cumsum(have) - have), have) + np.arange(len(rows))] = rows
-        free += have
-    shape = (len(sizes), len(model.places[0]))
-    return csr_matrix((np.ones(len(indices), np.float32), indices, offsets), shape), sizes.astype(np.float32)
+    indices, stops, sizes = [], [np.zeros(1, np.int64)], []
+    total = 0
+    for begin in range(0, len(found.keys), WORDS):
+        some = slice(begin, begin + WORDS)
+        codes, ends = framed(found, some)
+        rows = np.empty((len(codes), LONGEST), np.int32)
+        count, size = np.zeros((2, len(codes)), np.uint8)
+        for column, (hashes, there) in enumerate(ngrams(codes, ends)):
+            own = model.rows.take(np.where(there, gram_buckets(hashes), NOWHERE), mode="clip")
+            if not column:
+                own[np.append(0, ends[:-1])] = whole[some]  # in the place of `<`
+            rows[:, column] = own
+            count += own != 0
+            size += there
+        flat = rows.ravel()
+        indices.append(flat[flat != 0])
+        stops.append(np.cumsum(count, dtype=np.int64)[ends - 1] + total)
+        sizes.append(np.diff(np.cumsum(size, dtype=np.int64)[ends - 1], prepend=0))
+        total = int(stops[-1][-1])
+    shape = (len(whole), model.known + 1)
+    parts = csr_matrix((np.ones(total, np.float32), np.concatenate(indices), np.concatenate(stops)), shape)
+    return parts, np.concatenate(sizes).astype(np.float32)
 
 
 def _share_out(model: LanguageModel, table: Floats, members: csr_matrix, parts: csr_matrix, sizes: Floats) -> None:
@@ -169,12 +188,10 @@ def _share_out(model: LanguageModel, table: Floats, members: csr_matrix, parts: 
 
 
 def _softmax(scores: Floats) -> Floats:
-    """In place, a few texts at a time, so that they stay in the cache of the processor."""
-    for begin in range(0, len(scores), 256):
-        some = scores[begin : begin + 256]
-        some -= some.max(axis=1, keepdims=True)
-        np.exp(some, out=some)
-        some /= some.sum(axis=1, keepdims=True)
+    """In place."""
+    scores -= scores.max(axis=1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=1, keepdims=True)
     return scores
 
 

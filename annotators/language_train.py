@@ -33,7 +33,7 @@ from annotators.language_model import (
     gram_buckets,
     word_buckets,
 )
-from annotators.ngrams import LONGEST, SHORTEST, characters, composed, fold, ngrams, normal_form, words
+from annotators.ngrams import LONGEST, characters, composed, fold, framed, ngrams, normal_form, words
 from schemas.errors import ConfigError
 
 SEED = 1
@@ -143,7 +143,7 @@ def train_first(lines: Lines, threads: int) -> LanguageModel:
             dim=DIMENSIONS,
             epoch=EPOCHS,
             lr=RATE,
-            minn=SHORTEST,
+            minn=1,
             maxn=LONGEST,
             bucket=BUCKETS,
             minCount=LEAST_WORD_COUNT,
@@ -219,9 +219,11 @@ def _features(texts: list[str]) -> csr_matrix:
         text = np.searchsorted(ends, found.begins, side="right")
         members = csr_matrix((np.ones(len(text), np.float32), (text, found.word)), shape=(len(block), len(found.keys)))
         owners, buckets = [np.arange(len(found.keys))], [word_buckets(found)]
-        for hashes, counts in ngrams(found):
-            owners.append(np.repeat(np.arange(len(counts)), counts))
-            buckets.append(gram_buckets(hashes).astype(np.int64))
+        codes, ends = framed(found)
+        word = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
+        for hashes, there in ngrams(codes, ends):
+            owners.append(word[there])
+            buckets.append(gram_buckets(hashes[there]).astype(np.int64))
         columns = np.concatenate(buckets)
         made_of = csr_matrix(
             (np.ones(len(columns), np.float32), (np.concatenate(owners), columns)), shape=(len(found.keys), 2 * BUCKETS)

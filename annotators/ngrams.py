@@ -17,7 +17,7 @@ import regex
 from annotators.text import assigned
 from schemas.hashing import span_hashes
 
-SHORTEST, LONGEST = 1, 5  # characters of an n-gram, with `<` and `>`
+LONGEST = 5  # characters of an n-gram, with `<` and `>`
 
 _FNV_BASIS, _FNV_PRIME = np.uint32(2166136261), np.uint32(16777619)
 
@@ -53,9 +53,9 @@ def characters(text: str) -> Codes:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
 
 
-def fold(codes: Codes) -> Codes:
+def fold(codes: npt.NDArray[np.integer]) -> Codes:
     """The lower-case letter or mark for each code point, 0 for any that is neither."""
-    return _folded()[codes]
+    return _folded().take(codes, mode="clip")
 
 
 def normal_form(text: str) -> str:
@@ -70,69 +70,86 @@ def words(codes: Codes) -> Words:
     np.not_equal(codes, 0, out=letter[1:-1])
     change = np.flatnonzero(letter[1:] != letter[:-1])
     begins, ends = change[0::2], change[1::2]
-    keys, place, word = np.unique(span_hashes(codes, begins, ends), return_index=True, return_inverse=True)
-    return Words(codes, begins, ends, word, keys, begins[place], ends[place])
+    hashes = span_hashes(codes, begins, ends)
+    order = _order(hashes)
+    ordered = hashes[order]
+    new = np.ones(len(order), dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    word = np.empty(len(order), np.int64)
+    word[order] = np.cumsum(new) - 1
+    place = order[new]
+    return Words(codes, begins, ends, word, ordered[new], begins[place], ends[place])
 
 
-def ngrams(found: Words) -> Iterator[tuple[Codes, Positions]]:
-    """For every length from SHORTEST to LONGEST: hashes of the n-grams, word by word, and how many each word has."""
-    lengths = found.last - found.first + 2
-    stops = np.cumsum(lengths)
-    framed = np.empty(int(stops[-1]) if len(stops) else 0, np.uint32)
-    inner = np.ones(len(framed), bool)
-    inner[stops - lengths] = False
-    inner[stops - 1] = False
-    framed[stops - lengths], framed[stops - 1] = ord("<"), ord(">")
-    framed[inner] = found.codes[_ranges(found.first, lengths - 2)]
-    units = _utf8(framed)
-    at = np.arange(len(framed), dtype=np.int32)
-    left = np.repeat(stops.astype(np.int32), lengths) - at  # characters to the end of the word
-    hashes = np.full(len(framed), _FNV_BASIS)
-    for size in range(1, LONGEST + 1):
-        if size > 1:
-            fits = np.flatnonzero(left >= size)
-            at, left, hashes = at[fits], left[fits], hashes[fits]
-        hashes = _fnv(hashes, units, at + (size - 1))
-        if size == 1:
-            yield hashes[inner], lengths - 2
-        elif size >= SHORTEST:
-            yield hashes, np.maximum(lengths - size + 1, 0)
+def _order(hashes: npt.NDArray[np.uint64]) -> Positions:
+    """Positions of the hashes in ascending order.
+
+    Numbers are sorted much faster than positions by numbers, so what is sorted are hashes with their positions in the
+    place of the lowest bits, unless two of them differ in those bits alone.
+    """
+    mask = np.uint64((1 << len(hashes).bit_length()) - 1)
+    both = np.sort(hashes & ~mask | np.arange(len(hashes), dtype=np.uint64))
+    order = (both & mask).astype(np.int64)
+    ordered = hashes[order]
+    alike = (both[1:] ^ both[:-1]) <= mask
+    return np.argsort(hashes) if (alike & (ordered[1:] != ordered[:-1])).any() else order
 
 
-def _ranges(begins: Positions, counts: Positions) -> Positions:
-    ends = np.cumsum(counts)
-    return np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(begins - (ends - counts), counts)
+def framed(found: Words, some: slice = slice(None)) -> tuple[Codes, Positions]:
+    """The different words, or a stretch of them, between `<` and `>`: their characters, and where each word ends."""
+    first = found.first[some]
+    lengths = found.last[some] - first + 2
+    ends = np.cumsum(lengths)
+    begins = ends - lengths
+    at = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(first - begins - 1, lengths)
+    codes = found.codes.take(at, mode="clip")
+    codes[begins], codes[ends - 1] = ord("<"), ord(">")
+    return codes, ends
+
+
+def ngrams(codes: Codes, ends: Positions) -> Iterator[tuple[Codes, npt.NDArray[np.bool_]]]:
+    """For every length from 1 to LONGEST and every character of framed words: hash of the n-gram that begins there.
+
+    With it, whether there is one: it does not reach beyond the word, and is not `<` or `>` alone.
+    """
+    size = len(codes)
+    lengths = np.diff(ends, prepend=0)
+    left = np.repeat(ends, lengths) - np.arange(size)  # characters to the end of the word
+    inner = left > 1
+    inner[ends - lengths] = False
+    # Zeros after the last word, so that there is a character at any distance from another.
+    units = _utf8(np.append(codes, np.zeros(LONGEST - 1, np.uint32)))
+    # A byte that is not there changes nothing.
+    factors = [np.where(unit != 0, _FNV_PRIME, np.uint32(1)) for unit in units]
+    hashes = np.full(size, _FNV_BASIS)
+    for length in range(1, LONGEST + 1):
+        here = slice(length - 1, length - 1 + size)
+        for unit, factor in zip(units, factors):
+            hashes = (hashes ^ unit[here]) * factor[here]
+        yield hashes, inner if length == 1 else left >= length
 
 
 def _utf8(codes: Codes) -> list[Codes]:
     """The UTF-8 bytes of each character, first to fourth, sign-extended as fastText does; 0 where there is none."""
-    two, three, four = codes >= 0x80, codes >= 0x800, codes >= 0x10000
-    lead = np.where(
-        four, codes >> 18 | 0xF0, np.where(three, codes >> 12 | 0xE0, np.where(two, codes >> 6 | 0xC0, codes))
-    )
-    units = [lead]
-    for depth, has in enumerate((two, three, four)):
-        if not has.any():
-            break
-        # The bits of a continuation byte depend on how many follow it.
-        length = two.astype(np.uint32) + three + four
-        shift = np.where(has, (length - 1 - depth) * 6, 0).astype(np.uint32)
-        units.append(np.where(has, codes >> shift & 0x3F | 0x80, 0))
-    return [np.where(unit >= 0x80, unit | np.uint32(0xFFFFFF00), unit).astype(np.uint32) for unit in units]
+    table = _encoded()
+    units = table.take(codes, mode="clip").view(np.int8).reshape(-1, 4).T
+    return [unit.astype(np.int32).view(np.uint32) for unit in units if unit.any()]
 
 
-def _fnv(hashes: Codes, units: list[Codes], at: npt.NDArray[np.int32]) -> Codes:
-    """The hashes with the bytes of the character at `at` taken in."""
-    hashes = (hashes ^ units[0][at]) * _FNV_PRIME
-    for unit in units[1:]:
-        byte = unit[at]
-        hashes = np.where(byte != 0, (hashes ^ byte) * _FNV_PRIME, hashes)
-    return hashes
+@cache
+def _encoded() -> Codes:
+    """The UTF-8 bytes of every character that may be a letter, one after the other."""
+    codes = np.arange(len(_folded()), dtype=np.uint32)
+    parts = [codes >> shift & 0x3F | 0x80 for shift in (0, 6, 12)]
+    two = codes >> 6 | 0xC0 | parts[0] << 8
+    three = codes >> 12 | 0xE0 | parts[1] << 8 | parts[0] << 16
+    four = codes >> 18 | 0xF0 | parts[2] << 8 | parts[1] << 16 | parts[0] << 24
+    return np.select([codes < 0x80, codes < 0x800, codes < 0x10000], [codes, two, three], four).astype("<u4")
 
 
 @cache
 def _folded() -> Codes:
-    table = np.zeros(0x110000, np.uint32)
+    table = np.zeros(ord(assigned()[-1]) + 2, np.uint32)  # the last stands for all that come after
     for match in regex.finditer(r"[\p{L}\p{M}]", assigned()):
         table[ord(match[0])] = ord(match[0].lower()[0])
     return table

@@ -5,6 +5,7 @@ guessing a natural language for source code.
 """
 
 import re
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from schemas.code_look import look
@@ -275,6 +276,7 @@ _INTERPRETERS = {
 
 _EMACS = re.compile(r"-\*-[ \t]*(?:[^\n]{0,200}?\bmode:[ \t]*)?([\w+#-]{1,30})[ \t]*(?:;[^\n]{0,200})?-\*-", re.I)
 _VIM = re.compile(r"\b(?:vim?|ex):[^\n]{0,200}?\b(?:ft|filetype|syntax)=([\w+#-]{1,30})")
+_MARKS = ("#!", "-*-", "ft=", "filetype=", "syntax=")  # a text that names its language has one of them
 _MODES = {language.lower(): language for language in _LANGUAGES} | {
     "cperl": "Perl",
     "cpp": "C++",
@@ -294,14 +296,20 @@ _MODES = {language.lower(): language for language in _LANGUAGES} | {
 _LONGEST_LINE = 300
 
 
+@lru_cache(maxsize=1024)
+def name_and_suffix(path: str) -> tuple[str, str]:
+    """Name of a file and the end of it from the last dot, in lower case; many documents of one file are asked about."""
+    pure = PurePosixPath(path.lower())
+    return pure.name, pure.suffix
+
+
 def code_language(path: str, text: str | None = None) -> str | None:
     """The programming language of a file called `path`, such as "Python", or None for anything else.
 
     With the beginning of its `text`, an extension of several languages is decided by what stands there, and so is a
     name without an extension: by its first line, what it tells an editor, and the look of its lines.
     """
-    name = PurePosixPath(path.lower()).name
-    suffix = PurePosixPath(name).suffix
+    name, suffix = name_and_suffix(path)
     if known := _BY_NAME.get(name):
         return known
     known = _BY_SUFFIX.get(suffix)
@@ -319,6 +327,8 @@ def code_language(path: str, text: str | None = None) -> str | None:
 
 def _told(text: str) -> str | None:
     """The language that a text names itself, to the system or to an editor."""
+    if not any(mark in text for mark in _MARKS):
+        return None
     lines = text.lstrip("\ufeff").split("\n", _LINES)
     if shebang := _SHEBANG.match(lines[0]):
         return _INTERPRETERS.get(shebang[1].lower())

@@ -382,10 +382,14 @@ _TYPICAL_LINES = {
     language: [(worth, re.compile(f"[ \\t]*(?:{'|'.join(patterns)})")) for worth, patterns in worths.items()]
     for language, worths in _TYPICAL.items()
 }
+_ANY_TYPICAL = re.compile(
+    f"[ \\t]*(?:{'|'.join(one for worths in _TYPICAL.values() for patterns in worths.values() for one in patterns)})"
+)
 _ENOUGH = 8  # worth of a text, and of its lines on average
 _ENOUGH_A_LINE = 0.25
+_MOST = max(max(worths) for worths in _TYPICAL.values())
 _NEUTRAL = re.compile(r"\s*(?://|/?\*|#\s|#$|--|;;|%|[\])};,]*$)")  # comments and brackets tell nothing
-_SIGNS = "(){}[];=<>_$\"'"
+_SIGNS = b"(){}[];=<>_$\"'"
 _SIGNS_SHARE = 0.012  # of the characters; no source file of the shared ones has less, and most prose has
 _LINES = 400
 _LONGEST_LINE = 300
@@ -393,13 +397,18 @@ _LONGEST_LINE = 300
 
 def look(text: str) -> str | None:
     """The language whose typical lines a text has, if it has enough of them; looks at 400 lines."""
-    if sum(map(text.count, _SIGNS)) < _SIGNS_SHARE * len(text):
+    content = text.encode("utf-8", "surrogatepass")
+    if len(content) - len(content.translate(None, _SIGNS)) < _SIGNS_SHARE * len(text):
         return None
     lines = [line[:_LONGEST_LINE] for line in text.split("\n", _LINES)[:_LINES]]
     lines = [line for line in lines if not _NEUTRAL.match(line)]
+    enough = max(_ENOUGH, _ENOUGH_A_LINE * len(lines))
+    lines = [line for line in lines if _ANY_TYPICAL.match(line)]
+    if len(lines) * _MOST < enough:
+        return None
     worth = {
         language: sum(next((worth for worth, pattern in patterns if pattern.match(line)), 0) for line in lines)
         for language, patterns in _TYPICAL_LINES.items()
     }
     best = max(worth, key=lambda language: worth[language])
-    return best if worth[best] >= max(_ENOUGH, _ENOUGH_A_LINE * len(lines)) else None
+    return best if worth[best] >= enough else None

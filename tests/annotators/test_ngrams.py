@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotators.ngrams import LONGEST, characters, composed, fold, ngrams, normal_form, words
+from annotators.ngrams import LONGEST, _order, characters, composed, fold, framed, ngrams, normal_form, words
 
 ALPHABET = "aàbcß İıΣж中あ한नि\u0301𐌰\u200f-9 \n"
 
@@ -32,9 +32,20 @@ def test_words_and_ngrams_are_those_of_the_plain_definition(text: str) -> None:
     different = [found.codes[a:b].tobytes().decode("utf-32-le") for a, b in zip(found.first, found.last)]
     assert [different[number] for number in found.word] == spoken
     assert len(set(different)) == len(different)
-    for size, (hashes, counts) in enumerate(ngrams(found)):
-        pieces = np.split(hashes, np.cumsum(counts)[:-1]) if len(counts) else []
-        assert [piece.tolist() for piece in pieces] == [grams(word)[size] for word in different]
+    codes, ends = framed(found)
+    assert codes.tobytes().decode("utf-32-le") == "".join(f"<{word}>" for word in different)
+    for size, (hashes, there) in enumerate(ngrams(codes, ends)):
+        pieces = zip(np.split(hashes, ends[:-1]), np.split(there, ends[:-1])) if len(ends) else ()
+        assert [own[some].tolist() for own, some in pieces] == [grams(word)[size] for word in different]
+    some = slice(1, 3)
+    assert framed(found, some)[0].tobytes().decode("utf-32-le") == "".join(f"<{word}>" for word in different[some])
+
+
+def test_hashes_that_differ_in_their_lowest_bits_are_put_in_order_all_the_same() -> None:
+    hashes = np.array([5, 4, 1 << 60, 5, 3, 4, 7], np.uint64)
+    assert hashes[_order(hashes)].tolist() == sorted(hashes.tolist())
+    apart = np.array([3 << 40, 1 << 40, 3 << 40, 2 << 40], np.uint64)
+    assert apart[_order(apart)].tolist() == sorted(apart.tolist())
 
 
 def test_words_are_lower_case_letters_and_marks() -> None:
