@@ -19,6 +19,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipelines import dead_workers
 from schemas import paths
 from schemas.errors import ConfigError, DataError
 from schemas.job import Job, Output
@@ -90,7 +91,7 @@ def run_pipeline(
     `done` says, from another thread, how many of `total` units are there.
     """
     results = paths.join(job.output, RESULTS)
-    with _watch(job, total, done, unit), _one_line_errors(job.output):
+    with _watch(job, total, done, unit), _one_line_errors(job.output), dead_workers.noticed():
         runner, options = _options(job.beam_options)
         with beam.Pipeline(runner=runner, options=options) as pipeline:
             _ = (
@@ -102,6 +103,16 @@ def run_pipeline(
     merged = merge_results(json.loads(paths.read_text(results)))
     paths.remove(results)
     return merged
+
+
+def roomy(pipeline: beam.Pipeline, transform: beam.ParDo, memory: int) -> beam.PTransform:
+    """Tell the runner of a pipeline how many bytes of memory a transform takes.
+
+    The local runner is told nothing: it would start worker processes of their own for such a transform.
+    """
+    if type(pipeline.runner).__name__ == LOCAL_RUNNER:
+        return transform
+    return transform.with_resource_hints(min_ram=f"{memory}B")
 
 
 def merge_results(results: Iterable[dict[str, Any]]) -> Output:

@@ -18,7 +18,7 @@ shards. Nothing is lost: what is cut in a document stands whole in a document wi
 one with a still smaller id.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -32,6 +32,7 @@ from schemas.hashing import span_hashes
 
 FEW_WORDS = 3  # a line of fewer is cut only beside another that is repeated: menus come in blocks, headings alone
 ANCHOR_SHARE = 3  # an anchor has this part of the words of a passage
+SEARCHED = 512  # characters that are looked at first for the last sentence of a passage
 
 LINE, PARAGRAPH, SUBSTRING = 0, 1, 2
 KINDS = ("line", "paragraph", "substring")
@@ -322,10 +323,31 @@ def _sentences(text: str, first: np.ndarray, last: np.ndarray) -> np.ndarray:
     begins, ends = word_places(text)
     low = np.append(0, ends)[first]  # what stands between words may belong to the sentence
     high = np.append(begins, len(text))[last]
-    borders = sentence_borders(text)
-    cut_begin = borders[np.minimum(np.searchsorted(borders, low), len(borders) - 1)]
-    cut_end = borders[np.searchsorted(borders, high, side="right") - 1]
-    return np.stack([begins[first], ends[last - 1], cut_begin, np.maximum(cut_begin, cut_end)])
+    cuts = np.array([whole_sentences(text, *span) for span in zip(low.tolist(), high.tolist())], np.int64)
+    return np.stack([begins[first], ends[last - 1], cuts[:, 0], cuts[:, 1]])
+
+
+def whole_sentences(text: str, low: int, high: int) -> tuple[int, int]:
+    """From the first place between `low` and `high` where a sentence may begin to the last; two equal if there is none.
+
+    `low` is 0 or follows a word, `high` is the end of the text or precedes a word. Sentences begin with the text and
+    where a match of `sentence_end` ends.
+    """
+    begin = 0 if low == 0 else next(_sentence_ends(text, low, high), high)
+    if begin == high or high == len(text):
+        return begin, high
+    start, size = high, SEARCHED
+    while start > begin:  # backwards, so that a long passage is not gone through for its last sentence
+        start, size = max(begin, high - size), 4 * size
+        ends = list(_sentence_ends(text, start, high))
+        if ends:
+            return begin, ends[-1]
+    return begin, begin
+
+
+def _sentence_ends(text: str, low: int, high: int) -> Iterator[int]:
+    matches = sentence_end().finditer(text, low, min(high + 1, len(text)))  # it looks at the letter behind as well
+    return (match.end() for match in matches)
 
 
 def word_places(text: str) -> tuple[np.ndarray, np.ndarray]:
@@ -346,19 +368,14 @@ def word_places(text: str) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(begins), np.concatenate(ends)
 
 
-def sentence_borders(text: str) -> np.ndarray:
-    """Where a sentence may begin: 0, behind the end of each, and the end of the text; characters, ascending.
-
-    A sentence ends with a mark that ends one in some script, closing marks and (it has to follow ASCII marks) white
-    space included; at a line feed; in Thai and Lao, which have no such marks, at white space. Before a small letter
-    none ends: there a line was wrapped, or the full stop was that of an abbreviation.
-    """
-    found = [match.end() for match in _borders().finditer(text)]
-    return np.unique(np.array([0, *found, len(text)], np.int64))
-
-
 @cache
-def _borders() -> regex.Pattern[str]:
+def sentence_end() -> regex.Pattern[str]:
+    """Matches what ends a sentence, up to the place where the next may begin.
+
+    That is a mark which ends sentences in some script, closing marks and (it has to follow ASCII marks) white space; a
+    line feed; in Thai and Lao, which have no such marks, white space. Before a small letter no sentence ends: there a
+    line was wrapped, or the full stop was that of an abbreviation.
+    """
     close = r"[\p{Pe}\p{Pf}\p{Pi}\"'*_]*+"
     others = r"[[\p{Sentence_Terminal}\u0F0D\u0F0E\u10FB\u17D6]--[.!?]]"
     return regex.compile(

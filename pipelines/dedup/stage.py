@@ -38,7 +38,7 @@ from pipelines.dedup.index import (
     matching_keys,
 )
 from pipelines.dedup.repeats_stage import find_repeats
-from pipelines.runner import ShardResult, Task, finished_files, run_pipeline, shard_tasks
+from pipelines.runner import ShardResult, Task, finished_files, roomy, run_pipeline, shard_tasks
 from pipelines.sidecars import id_array, id_halves, kept, kept_texts, read_keys, read_sidecar
 from schemas import paths
 from schemas.documents import DEDUP_DECISIONS
@@ -436,11 +436,6 @@ def read_pairs(path: str) -> np.ndarray:
         return np.frombuffer(handle.read(), graph.PAIR)
 
 
-def _roomy(transform: beam.ParDo) -> beam.ParDo:
-    """What sorts a whole partition tells runners how much memory it takes."""
-    return transform.with_resource_hints(min_ram=f"{WORKER_BYTES}B")
-
-
 def bands_and_rows(config: Dedup) -> tuple[int, int]:
     """As the recipe gives them, or chosen for its threshold."""
     if config.threshold is None:
@@ -462,13 +457,14 @@ def find_pairs(
     edges = (
         keys.keys
         | "Buckets" >> beam.GroupByKey()
-        | "Find edges" >> _roomy(beam.ParDo(FindEdges(places, config.verify is not None, partitions)))
+        | "Find edges"
+        >> roomy(pipeline, beam.ParDo(FindEdges(places, config.verify is not None, partitions)), WORKER_BYTES)
     )
     return (
         (keys[EDGES], edges)
         | "All edges" >> beam.Flatten()
         | "Equal edges" >> beam.GroupByKey()
-        | "Unique edges" >> _roomy(beam.ParDo(UniqueEdges(places, config.verify)))
+        | "Unique edges" >> roomy(pipeline, beam.ParDo(UniqueEdges(places, config.verify)), WORKER_BYTES)
     )
 
 
@@ -500,7 +496,7 @@ def decide(
     if stars:
         labels = pipeline | "Files" >> beam.Create(files) | "Read stars" >> beam.ParDo(ReadStars())
     else:
-        find = beam.ParDo(FindComponents()).with_resource_hints(min_ram=f"{config.component_memory + WORKER_BYTES}B")
+        find = roomy(pipeline, beam.ParDo(FindComponents()), WORKER_BYTES + config.component_memory)
         labels = pipeline | "Files" >> beam.Create([files]) | "Find components" >> find
     found = (
         labels

@@ -43,8 +43,8 @@ def best(members: np.ndarray) -> np.ndarray:
 
     The best document has the highest source priority, then the highest quality, then most characters, then the earliest
     date (NO_DATE comes last), then the smallest document id. One of an earlier run is better than any of this run, the
-    first of several runs winning: what they kept stays kept. Its cluster is joined then, and the size is that of this cluster and of the documents of
-    this run.
+    first of several runs winning: what they kept stays kept. Its cluster is joined then, and the size is that of this
+    cluster and of the documents of this run.
     """
     members = members[
         np.lexsort(
