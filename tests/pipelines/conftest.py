@@ -10,7 +10,7 @@ import pytest
 from schemas.documents import DECISIONS, DOCUMENTS
 from schemas.hashing import document_id, text_hash
 from schemas.job import Job
-from schemas.labels import LANGUAGE, QUALITY
+from schemas.labels import DOMAIN, LANGUAGE, QUALITY
 from schemas.manifest import Manifest, write_manifest
 from schemas.recipe import check_recipe
 from schemas.tables import write_table
@@ -21,6 +21,7 @@ Document = dict[str, Any]  # text and, where wanted, source, path, date, languag
 SIDECARS = (  # field of a document, stage, folder, schema, column that the field fills
     ("language", "annotate", "language", LANGUAGE, "language"),
     ("quality", "annotate", "quality", QUALITY, "quality_score"),
+    ("domain", "annotate", "domain", DOMAIN, "domain"),
     ("keep", "filter", "decisions", DECISIONS, "keep"),
 )
 

@@ -4,15 +4,23 @@ import random
 import unicodedata
 from collections.abc import Callable, Iterator
 from itertools import groupby, pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.dedup import kernels, repeats
+from pipelines.dedup.stage import run
+from schemas.cuts import CUT_FILE, apply_cuts
+from schemas.documents import REPEATS
+from schemas.hashing import document_id
+from schemas.job import Job, Output
+from schemas.tables import read_table
 
 TWO_WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
 SPACELESS = r"[\p{Han}\p{Hiragana}\p{Thai}&&[\p{L}\p{M}\p{N}]]"
@@ -50,14 +58,18 @@ def search(shards: list[list[int]], texts: list[str], size: int) -> dict[int, li
     return spans
 
 
+def borders(text: str) -> list[int]:
+    """Where sentences may begin, and the end of the text."""
+    return sorted({0, *(match.end() for match in repeats.sentence_end().finditer(text)), len(text)})
+
+
 def check_sentences(text: str, span: Any) -> None:
     """What is to be cut is whole sentences, and no word that is not repeated."""
     data = text.encode()
     before, cut, after = data[: span["cut_begin"]], data[span["cut_begin"] : span["cut_end"]], data[span["cut_end"] :]
     if not cut:
         return
-    borders = set(repeats.sentence_borders(text).tolist())
-    assert {len(before.decode()), len((before + cut).decode())} <= borders
+    assert {len(before.decode()), len((before + cut).decode())} <= set(borders(text))
     assert not WORD.search(data[span["cut_begin"] : max(span["begin"], span["cut_begin"])].decode())
     assert not WORD.search(data[min(span["end"], span["cut_end"]) : span["cut_end"]].decode())
     assert after.decode() == data[span["cut_end"] :].decode()
@@ -100,7 +112,7 @@ GAPS = st.sampled_from([" ", " ", " ", ". ", "\n", "。", "!\n\n", ", ", "  “"
 TEXTS = st.lists(st.tuples(WORDS, GAPS).map("".join), max_size=40).map("".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=5), st.integers(1, 7), st.randoms())
 def test_passages_are_all_that_texts_share(texts: list[str], size: int, draw: random.Random) -> None:
     order = list(range(len(texts)))
@@ -140,7 +152,7 @@ LINED = st.text(alphabet="abé ̈漢.\n\t\r|", max_size=30) | st.lists(st.sample
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(LINED, max_size=6))
 def test_lines_and_paragraphs_are_those_of_a_loop(texts: list[str]) -> None:
     names: dict[str, int] = {}
@@ -196,8 +208,23 @@ def test_a_single_short_line_is_no_boilerplate_and_a_block_of_them_is() -> None:
     ],
 )
 def test_sentences(text: str, sentences: list[str]) -> None:
-    borders = repeats.sentence_borders(text).tolist()
-    assert [text[begin:end] for begin, end in pairwise(borders)] == sentences
+    assert [text[begin:end] for begin, end in pairwise(borders(text))] == sentences
+
+
+@settings(max_examples=80, deadline=None)
+@given(TEXTS | st.text(alphabet="ab.。\n ไ”'", max_size=40), st.integers(0, 40), st.integers(0, 40), st.integers(1, 9))
+def test_whole_sentences_are_all_between_two_words(text: str, first: int, last: int, searched: int) -> None:
+    begins, ends = (column.tolist() for column in repeats.word_places(text))
+    lows, highs = [0, *ends], [*begins, len(text)]
+    low = lows[first % len(lows)]
+    high = max(low, highs[last % len(highs)])
+    if high != len(text) and high not in begins:
+        high = len(text)
+    inside = [border for border in borders(text) if low <= border <= high]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(repeats, "SEARCHED", searched)
+        begin, end = repeats.whole_sentences(text, low, high)
+    assert (begin, end) == (inside[0], inside[-1]) if len(inside) > 1 else begin == end
 
 
 ANY = st.text(alphabet=st.characters(codec="utf-8"), max_size=60) | st.text(
@@ -205,7 +232,7 @@ ANY = st.text(alphabet=st.characters(codec="utf-8"), max_size=60) | st.text(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(ANY)
 def test_words_stand_where_they_are_found(text: str) -> None:
     begins, ends = repeats.word_places(text)
@@ -213,3 +240,174 @@ def test_words_stand_where_they_are_found(text: str) -> None:
     assert (begins < ends).all() and (np.diff(begins) >= 0).all() and (np.diff(ends) >= 0).all()
     for begin, end in zip(begins.tolist(), ends.tolist()):
         assert len(kernels.split_words([text[begin:end]]).hashes) >= 1
+
+
+# ------------------------------------------------------------------------------------------------------- the stage
+
+QUIET = {"exact": False, "near": False}
+SENTENCES = [f"Sentence {number} says that {'red' if number % 2 else 'green'} things differ. " for number in range(60)]
+SHARED = "".join(SENTENCES[:12])  # 84 words
+MENU = "Home\nNews and weather\nAbout | Contact\n"
+
+
+def make_corpus(shards: int = 3) -> list[list[dict[str, Any]]]:
+    """Twelve documents with a menu each, four with a shared passage in the middle, spread over shards."""
+    documents = []
+    for number in range(12):
+        own = "".join(f"Word{number}x{place} follows here, é{place}. " for place in range(40))
+        middle = (
+            f"N{number} before it, {SHARED}After it {number}." if number % 3 == 0 else f"Nothing to see here, {number}."
+        )
+        documents.append({"path": f"{number}.txt", "text": f"{MENU}{own}\n{middle}\nReferences\n{own[::-1]}"})
+    return [documents[shard::shards] for shard in range(shards)]
+
+
+Corpus = list[list[dict[str, Any]]]
+
+
+def outcome(shards: Corpus, job: Job, output: Output) -> tuple[dict[str, str], dict[str, list[dict[str, Any]]]]:
+    """What is left of each document, and its rows of REPEATS, by path."""
+    names = {document_id("test", document["path"], ""): document["path"] for shard in shards for document in shard}
+    left: dict[str, str] = {}
+    rows: dict[str, list[dict[str, Any]]] = {path: [] for path in names.values()}
+    for entry in output.files:
+        folder, _, name = entry.path.partition("/")
+        table = read_table(f"{job.output}/{entry.path}")
+        shard = shards[int(name[:5])]
+        if folder == "cuts":
+            assert table.schema == CUT_FILE
+            assert [names[key] for key in table["document_id"].to_pylist()] == [document["path"] for document in shard]
+            texts = pa.array([document["text"] for document in shard], pa.large_string())
+            texts = apply_cuts(texts, table["cuts"].combine_chunks())
+            left |= dict(zip((document["path"] for document in shard), texts.to_pylist()))
+        elif folder == "repeats":
+            assert table.schema == REPEATS
+            for row in table.to_pylist():
+                rows[names[row["document_id"]]].append(row | {"kept": names.get(row["kept_id"])})
+    return left, rows
+
+
+def smallest(paths: Iterator[str]) -> str:
+    return min(paths, key=lambda path: document_id("test", path, ""))
+
+
+def test_stage_cuts_what_is_repeated_out_of_all_documents_but_one(make_job: Callable[..., Job]) -> None:
+    shards = make_corpus()
+    job = make_job(shards, {"dedup": {**QUIET, "lines": 5, "substrings": "cut"}})
+    output = run(job)
+    left, rows = outcome(shards, job, output)
+    first, holder = smallest(iter(left)), smallest(path for path in left if int(path[:-4]) % 3 == 0)
+    sentences = SHARED.partition(". ")[2]  # the first one begins with other words in front of it
+    for document in (document for shard in shards for document in shard):
+        path, text = document["path"], document["text"]
+        expected = text if path == first else text.replace(MENU, "")
+        assert left[path] == (expected if path == holder else expected.replace(sentences, ""))
+        lines = [row for row in rows[path] if row["kind"] == "line"]
+        named = [(text.encode()[row["begin"] : row["end"]].decode(), row["cut"]) for row in lines]
+        menu = [(line, True) for line in MENU.splitlines(keepends=True)]
+        assert named == ([] if path == first else [*menu, ("References\n", False)])
+        assert all((row["documents"], row["kept"]) == (12, first) for row in lines)
+    passages = [row for found in rows.values() for row in found if row["kind"] == "substring"]
+    assert [(row["documents"], row["kept"], row["cut"]) for row in passages] == [(4, holder, True)] * 3
+    said = output.extra["repeats"]
+    assert said["line"] == {
+        "spans": 44,
+        "documents": 11,
+        "bytes": 11 * len(MENU + "References\n"),
+        "cut_bytes": 11 * len(MENU),
+    }
+    assert said["substring"]["spans"] == 3 and said["substring"]["cut_bytes"] == 3 * len(sentences)
+
+
+def test_a_report_cuts_nothing(make_job: Callable[..., Job]) -> None:
+    shards = make_corpus()
+    job = make_job(shards, {"dedup": {**QUIET, "substrings": "report"}})
+    output = run(job)
+    left, rows = outcome(shards, job, output)
+    assert not left and not any(entry.path.startswith("cuts/") for entry in output.files)
+    assert [row["cut"] for found in rows.values() for row in found] == [False] * 3
+    assert output.extra["repeats"]["substring"]["cut_bytes"] == 0
+
+
+def test_only_kept_documents_count_and_source_code_stays(make_job: Callable[..., Job]) -> None:
+    notice = "This licence lets anybody copy these words, " * 12 + "as they are.\n\n"
+    program = "".join(f"def function{number}(value):\n    return value + {number}\n" for number in range(9))
+    alone = "Words that two documents hold, of which one was dropped. " * 9
+    shards = [
+        [
+            {"path": "a.txt", "text": notice + "First.", "keep": True},
+            {"path": "b.py", "text": notice + program, "keep": True},
+        ],
+        [
+            {"path": "c.txt", "text": notice + "Third.", "keep": True},
+            {"path": "d", "text": notice + program, "keep": True},
+        ],
+        [{"path": "e.txt", "text": alone + "Fifth.", "keep": True}, {"path": "f.txt", "text": alone, "keep": False}],
+        [{"path": "g.txt", "text": "", "keep": True}, {"path": "h.txt", "text": ".", "keep": True}],
+        [],
+    ]
+    job = make_job(shards, {"dedup": {**QUIET, "paragraphs": 3, "substrings": "cut"}})
+    left, rows = outcome(shards, job, run(job))
+    stays = smallest(path for path in left if path in ("a.txt", "b.py", "c.txt", "d"))
+    for document in (document for shard in shards for document in shard):
+        path, text = document["path"], document["text"]
+        cut = path in ("a.txt", "c.txt") and path != stays
+        assert left[path] == (text.removeprefix(notice) if cut else text)
+        assert {(row["kind"], row["documents"], row["kept"]) for row in rows[path]} == (
+            {("paragraph", 4, stays), ("substring", 4, stays)} if cut else set()
+        )
+
+
+def test_the_label_says_what_is_source_code(make_job: Callable[..., Job], tmp_path: Path) -> None:
+    shards = make_corpus(1)
+    for document in shards[0]:
+        document["domain"] = "code"
+    job = make_job(shards, {"dedup": {**QUIET, "lines": 5}})
+    left, rows = outcome(shards, job, run(job))
+    assert list(left.values()) == [document["text"] for document in shards[0]] and not any(rows.values())
+
+
+@pytest.mark.slow
+def test_any_order_of_shards_gives_the_same(make_job: Callable[..., Job]) -> None:
+    sections = {"dedup": {**QUIET, "lines": 5, "paragraphs": 5, "substrings": "cut"}}
+    found = []
+    for shards in (make_corpus(3), make_corpus(3)[::-1], make_corpus(1), make_corpus(12)):
+        job = make_job(shards, sections)
+        left, rows = outcome(shards, job, run(job))
+        found.append((dict(sorted(left.items())), dict(sorted(rows.items()))))
+    assert all(one == found[0] for one in found[1:])
+
+
+@pytest.mark.slow
+def test_two_workers_write_the_same_bytes(make_job: Callable[..., Job]) -> None:
+    sections = {"dedup": {"lines": 5, "paragraphs": 5, "substrings": "cut"}}
+    one, two = make_job(make_corpus(6), sections), make_job(make_corpus(6), sections, *TWO_WORKERS)
+    assert run(one) == run(two)
+    written = [
+        {str(path.relative_to(job.output)): path.read_bytes() for path in Path(job.output).rglob("*.parquet")}
+        for job in (one, two)
+    ]
+    assert written[0] == written[1] and len(written[0]) == 18
+
+
+@pytest.mark.slow
+def test_a_million_equal_lines(make_job: Callable[..., Job]) -> None:
+    line = "The same line again and again.\n"
+    shards = [[{"path": f"{number}", "text": line * 500_000 + f"Own {number}."}] for number in range(2)]
+    job = make_job(shards, {"dedup": {**QUIET, "lines": 1, "substrings": "cut"}})
+    left, _ = outcome(shards, job, run(job))
+    stays = smallest(iter(left))
+    assert all(
+        text == (shards[int(path)][0]["text"] if path == stays else f"Own {path}.") for path, text in left.items()
+    )
+
+
+@pytest.mark.slow
+def test_a_line_of_twenty_megabytes(make_job: Callable[..., Job]) -> None:
+    draw = random.Random(0)
+    long = " ".join(str(draw.getrandbits(40)) for _ in range(1_600_000))
+    shards = [[{"path": "0", "text": long}, {"path": "1", "text": "And. " + long[9_000_000:9_000_900] + ". So."}]]
+    job = make_job(shards, {"dedup": {**QUIET, "lines": 1, "paragraphs": 1, "substrings": "cut"}})
+    _, rows = outcome(shards, job, run(job))
+    ((row,),) = (found for found in rows.values() if found)
+    assert row["kind"] == "substring" and row["end"] - row["begin"] > 800
