@@ -16,11 +16,15 @@ from hypothesis import strategies as st
 
 from pipelines.dedup import kernels, repeats
 from pipelines.dedup.stage import run
+from pipelines.tokenize import stage as tokenize
 from schemas.cuts import CUT_FILE, apply_cuts
 from schemas.documents import REPEATS
 from schemas.hashing import document_id
 from schemas.job import Job, Output
+from schemas.manifest import Manifest, write_manifest
 from schemas.tables import read_table
+from tokenizer.qwen import Tokenizer
+from tokenizer.train import train
 
 TWO_WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
 SPACELESS = r"[\p{Han}\p{Hiragana}\p{Thai}&&[\p{L}\p{M}\p{N}]]"
@@ -317,6 +321,30 @@ def test_stage_cuts_what_is_repeated_out_of_all_documents_but_one(make_job: Call
         "cut_bytes": 11 * len(MENU),
     }
     assert said["substring"]["spans"] == 3 and said["substring"]["cut_bytes"] == 3 * len(sentences)
+
+
+def test_what_is_cut_reaches_no_token(make_job: Callable[..., Job], tmp_path: Path) -> None:
+    shards = [*make_corpus(2), [{"path": "12.txt", "text": MENU + "\n"}]]
+    job = make_job(shards, {"dedup": {**QUIET, "lines": 5, "substrings": "cut"}})
+    done = run(job)
+    left, _ = outcome(shards, job, done)
+    assert smallest(iter(left)) != "12.txt" and left["12.txt"] == "\n"
+    train(left.values(), 400, tmp_path / "tokenizer")
+    inputs = job.inputs | {"dedup": job.output, "tokenizer": str(tmp_path / "tokenizer")}
+    for stage, files in (("dedup", done.files), ("tokenizer", [])):
+        manifest = Manifest(stage=stage, version=1, key="", config={}, inputs={}, files=files)
+        write_manifest(inputs[stage], manifest)
+    made = tokenize.run(Job(job.recipe, inputs, str(tmp_path / "shards"), job.progress))
+    decode = Tokenizer.load(tmp_path / "tokenizer").decode
+    texts = [
+        decode(np.array(tokens))
+        for entry in made.files
+        for tokens in read_table(f"{tmp_path}/shards/{entry.path}")["tokens"].to_pylist()
+    ]
+    left["12.txt"] = ""  # nothing but white space would be
+    assert texts == [left[document["path"]] for shard in shards for document in shard]
+    assert made.extra["cut"]["documents"] == 12 and made.extra["cut"]["emptied"] == 1
+    assert made.extra["cut"]["bytes"]["repeated_line"] == 12 * len(MENU)
 
 
 def test_a_report_cuts_nothing(make_job: Callable[..., Job]) -> None:
