@@ -5,8 +5,9 @@ whoever compares two documents reads the few ranges that it needs, from a local 
 is the upper half of its hash: two different ones of a pair of documents are taken for equal once in some millions.
 
 A file is little-endian: the number of documents n (uint64), n + 1 offsets into the shingles (uint64), n fingerprints
-(uint64), and the shingles (uint32), sorted and distinct within a document. Fingerprints of equal sets are equal, so
-copies are settled without their shingles.
+(uint64), n languages (uint64), and the shingles (uint32), sorted and distinct within a document. Fingerprints of equal
+sets are equal, so copies are settled without their shingles. Documents of two languages are never similar; a language
+that is not known, 0, may be any.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,9 @@ CACHED = 256  # heads of files that a worker keeps
 class Sets:
     """Gathers the shingle sets of one shard, batch by batch."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, languages: np.ndarray) -> None:
+        rows = len(languages)
+        self.languages = languages
         self.sizes = np.zeros(rows, np.int64)
         self.fingerprints = np.zeros(rows, np.uint64)
         self.parts: list[np.ndarray] = []
@@ -48,6 +51,7 @@ class Sets:
             handle.write(np.array([len(self.sizes)], "<u8").tobytes())
             handle.write(offsets.astype("<u8").tobytes())
             handle.write(self.fingerprints.astype("<u8").tobytes())
+            handle.write(self.languages.astype("<u8").tobytes())
             for part in self.parts:
                 handle.write(part.astype("<u4").tobytes())
 
@@ -58,13 +62,14 @@ class Head:
     def __init__(self, path: str) -> None:
         with paths.open_read(path) as handle:
             count = int.from_bytes(handle.read(8), "little")
-            data = handle.read(8 * (2 * count + 1))
-        if len(data) != 8 * (2 * count + 1):
+            data = handle.read(8 * (3 * count + 1))
+        if len(data) != 8 * (3 * count + 1):
             raise DataError(f"{path}: is cut off; remove the folder and run again")
         numbers = np.frombuffer(data, "<u8")
         self.offsets = numbers[: count + 1].astype(np.int64)
-        self.fingerprints = numbers[count + 1 :]
-        self.begin = 8 * (2 * count + 2)
+        self.fingerprints = numbers[count + 1 : 2 * count + 1]
+        self.languages = numbers[2 * count + 1 :]
+        self.begin = 8 * (3 * count + 2)
 
 
 @lru_cache(maxsize=CACHED)
@@ -82,15 +87,17 @@ def similar(edges: np.ndarray, place: Callable[[int], str], least: float) -> np.
     documents, inverse = np.unique(ends, return_inverse=True)
     inverse = inverse.reshape(ends.shape)
     sizes = np.zeros(len(documents), np.int64)
-    prints = np.zeros(len(documents), np.uint64)
+    prints, languages = np.zeros(len(documents), np.uint64), np.zeros(len(documents), np.uint64)
     for shard, members, rows in _by_shard(documents):
         about = head(place(shard))
         sizes[members] = about.offsets[rows + 1] - about.offsets[rows]
-        prints[members] = about.fingerprints[rows]
+        prints[members], languages[members] = about.fingerprints[rows], about.languages[rows]
     first, second = inverse.T
     small, large = np.minimum(sizes[first], sizes[second]), np.maximum(sizes[first], sizes[second])
-    found = (prints[first] == prints[second]) & (small == large) & (small > 0)
-    open_ones = np.flatnonzero(~found & (small >= least * large) & (small > 0))
+    possible = (small >= least * large) & (small > 0)
+    possible &= (languages[first] == languages[second]) | (languages[first] == 0) | (languages[second] == 0)
+    found = possible & (prints[first] == prints[second]) & (small == large)
+    open_ones = np.flatnonzero(possible & ~found)
     load = np.cumsum(sizes[first[open_ones]] + sizes[second[open_ones]]) // BATCH
     for batch in np.split(open_ones, np.flatnonzero(np.diff(load)) + 1) if len(open_ones) else []:
         needed, local = np.unique(inverse[batch], return_inverse=True)

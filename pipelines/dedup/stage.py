@@ -24,6 +24,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import xxhash
 
 from pipelines.dedup import graph, kernels, shingle_sets, survivors
 from pipelines.dedup.index import (
@@ -44,6 +45,7 @@ from schemas import paths
 from schemas.documents import DEDUP_DECISIONS
 from schemas.hashing import scramble
 from schemas.job import Job, Output
+from schemas.languages import LANGUAGES
 from schemas.manifest import FileEntry
 from schemas.recipe import Dedup, Recipe
 from schemas.tables import read_table, write_table
@@ -111,13 +113,13 @@ class FindKeys(beam.DoFn):
             return
         keys = read_keys(task, ["source", "date", "url"])
         mask = kept(task, keys, ["filter"])
-        scopes, salts = self._salts(task, keys)
+        scopes, salts, languages = self._salts(task, keys)
         bands, rows_of_band = bands_and_rows(config)
         maps = kernels.permutations(self.seed, bands * rows_of_band)
         exact = np.zeros((keys.num_rows, 2), np.uint64)
         address = np.zeros((keys.num_rows, 2), np.uint64)
         lengths = np.zeros(keys.num_rows, np.int64)
-        sets = shingle_sets.Sets(keys.num_rows) if config.near and config.verify is not None else None
+        sets = shingle_sets.Sets(languages) if config.near and config.verify is not None else None
         held: list[np.ndarray] = []
         if config.urls:
             found = np.flatnonzero(mask & keys["url"].is_valid().to_numpy())
@@ -150,20 +152,25 @@ class FindKeys(beam.DoFn):
     def _references(self, task: Task, rows: np.ndarray) -> np.ndarray:
         return np.uint64(task.index << 32) + rows.astype(np.uint64)
 
-    def _salts(self, task: Task, keys: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        """What parts the copies, and what parts the candidates among the documents: objects [rows]."""
+    def _salts(self, task: Task, keys: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What parts the copies and what parts the candidates, objects [rows], and languages as hashes [rows].
+
+        Where candidates are verified their languages are compared then, so that a document whose language was not
+        recognised can be a duplicate of one in any. Otherwise such documents are compared with each other.
+        """
         scopes = np.full(keys.num_rows, "", object)
         if self.config.scope == "source":
             scopes[:] = keys["source"].to_pylist()
-        languages = read_sidecar(task, keys, "language", ["language"])
-        if languages is None:
-            return scopes, scopes
-        both = [
-            f"{label}\x1f{scope}" if scope else label for label, scope in zip(languages["language"].to_pylist(), scopes)
-        ]
+        labels = read_sidecar(task, keys, "language", ["language"])
+        if labels is None:
+            return scopes, scopes, np.zeros(keys.num_rows, np.uint64)
+        names = labels["language"].to_pylist()
+        if self.config.verify is not None:
+            hashes = {name: xxhash.xxh3_64_intdigest(name.encode()) if name in LANGUAGES else 0 for name in set(names)}
+            return scopes, scopes, np.array([hashes[name] for name in names], np.uint64)
         salts = np.full(keys.num_rows, "", object)
-        salts[:] = both
-        return scopes, salts
+        salts[:] = [f"{name}\x1f{scope}" if scope else name for name, scope in zip(names, scopes)]
+        return scopes, salts, np.zeros(keys.num_rows, np.uint64)
 
     def _by_partition(self, held: list[np.ndarray]) -> Iterator[Any]:
         if held:

@@ -409,6 +409,18 @@ def test_verified_clusters_hold_what_is_similar(make_job: Callable[..., Job]) ->
     assert run(loose).counts["kept"] < sum(row["keep"] for row in rows.values())
 
 
+def test_a_text_in_no_known_language_may_be_a_copy_of_one_in_any(make_job: Callable[..., Job]) -> None:
+    text = prose(1)
+    shard = [
+        {"text": text + " tail", "path": "english", "language": "eng_Latn"},
+        {"text": text + " end", "path": "unknown", "language": "other"},
+        {"text": prose(2), "path": "english 2", "language": "eng_Latn"},
+        {"text": prose(2) + " end", "path": "german 2", "language": "deu_Latn"},
+    ]
+    for section, kept in (({"verify": 0.5}, 3), ({}, 4)):
+        assert run(make_job([shard], {"dedup": section})).counts["kept"] == kept
+
+
 def test_rounds_of_stars_decide_as_one_machine_does(make_job: Callable[..., Job]) -> None:
     one, rounds = make_job(corpus(), {}), make_job(corpus(), {"dedup": {"component_memory": 0}})
     assert run(one).files == run(rounds).files

@@ -21,7 +21,7 @@ def write(folder: str, shards: list[list[list[int]]], batch: int) -> Callable[[i
         return f"{folder}/{shard}.bin"
 
     for shard, texts in enumerate(shards):
-        sets = Sets(len(texts) + 1)  # the last row takes no part
+        sets = Sets(np.zeros(len(texts) + 1, np.uint64))  # the last row takes no part
         for begin in range(0, len(texts), batch):
             part = texts[begin : begin + batch]
             hashes = scramble(np.array([number for text in part for number in text], np.uint64) + np.uint64(7))
@@ -70,6 +70,24 @@ def test_copies_are_settled_without_their_shingles(tmp_path: Path) -> None:
     shingle_sets.head.cache_clear()
     edges = np.array([(0, 1, False)], graph.EDGE)
     assert similar(edges, place, 1.0).tolist() == [True]
+
+
+def test_two_languages_are_never_similar(tmp_path: Path) -> None:
+    shingle_sets.head.cache_clear()
+    sets = Sets(np.array([1, 2, 0, 1], np.uint64))
+    hashes = np.tile(scramble(np.arange(1, 6, dtype=np.uint64)), 4)
+    sets.add(np.arange(4), hashes, np.full(4, 5))
+    sets.write(f"{tmp_path}/0.bin")
+    pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    edges = np.array([(*pair, False) for pair in pairs], graph.EDGE)
+    assert similar(edges, lambda shard: f"{tmp_path}/{shard}.bin", 0.5).tolist() == [
+        False,
+        True,
+        True,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
