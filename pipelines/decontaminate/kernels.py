@@ -6,9 +6,11 @@ two characters count as one word). With n = 13:
 - A text is a candidate where it has a run of n words in common with an item; of an item under 2 n words, a run of half
   its words, so that one changed word hides none.
 - Near a candidate (within half the item's length and n words) the words of the item are found that stand in a run of
-  RUN words which the text has there as well, in any order; stretches of them that are short do not count (see
-  `shortest_stretch`). The share found is taken of the question, of question and answer, and of the whole item, of those
-  that have n words or more; the largest counts. Of few words, more must be found (see `least`).
+  RUN words which the text has there as well, in any order; stretches of fewer than a quarter of the words, RUN at
+  least and n / 2 at most, do not count. Of the item the share `overlap` must be found, and of its question the same
+  share; and n words, or of a short item what one changed word leaves. The question alone, or question and answer, are
+  enough where NEARLY all of them is found; all of them, if they have fewer than 2 n words and go with choices, since
+  such questions are often formulas.
 - An item of fewer than n words is in a text where its question stands there word for word; if other items ask the same,
   or it has fewer than LEAST_WORDS, all of it.
 
@@ -33,7 +35,7 @@ from schemas.hashing import GOLDEN, scramble
 FORMULAIC = 20  # a run of words in more different items of one benchmark than this is a formula, not a leak
 LEAST_WORDS = 4  # shorter items say too little
 RUN = 3  # words
-WHOLE = 0.8  # a text that holds this share of an item holds the item: what it holds is no formula
+NEARLY = 0.75  # of a question, or question and answer: what one changed word leaves; less of them is no leak
 EXCERPT = 300  # characters of an item that are kept to be shown
 PARTS = ("question", "answer", "item")  # what each column of `Index.parts` ends with
 SHORT = "short"
@@ -56,6 +58,8 @@ class Index:
     words: np.ndarray  # uint64
     offsets: np.ndarray  # int64 [items + 1]
     own: np.ndarray  # bool [words]: no formula
+    questions: np.ndarray  # int32 [items]: words of the question
+    chosen: np.ndarray  # bool [items]: there are choices
     parts: np.ndarray  # int32 [items, 3]: words of question, question and answer, all; 0 for one that is not judged
     factors: np.ndarray  # int32 [items]: 2 in scripts without spaces, else 1
     needs: np.ndarray  # int32 [items]: words in a row that make a candidate; the whole of a short item
@@ -134,6 +138,8 @@ def build_index(benchmarks: Mapping[str, Sequence[Item]], ngram: int) -> tuple[I
         words=joined("words", np.empty(0, np.uint64)),
         offsets=offsets,
         own=joined("own", np.empty(0, bool)),
+        questions=joined("questions", np.empty(0, np.int64)).astype(np.int32),
+        chosen=joined("chosen", np.empty(0, bool)),
         parts=joined("parts", np.empty((0, 3), np.int64)).astype(np.int32),
         factors=joined("factors", np.empty(0, np.int64)).astype(np.int32),
         needs=joined("needs", np.empty(0, np.int64)).astype(np.int32),
@@ -157,6 +163,8 @@ class _Prepared:
     words: np.ndarray
     sizes: np.ndarray  # words of each item
     own: np.ndarray
+    questions: np.ndarray
+    chosen: np.ndarray
     parts: np.ndarray
     factors: np.ndarray
     needs: np.ndarray
@@ -217,6 +225,8 @@ def _prepare(items: Sequence[Item], ngram: int) -> _Prepared:
         words=taken,
         sizes=sizes,
         own=own,
+        questions=np.minimum(ends[:, 0], sizes),
+        chosen=ends[:, 2] > ends[:, 1],
         parts=parts,
         factors=factors,
         needs=needs,
@@ -267,30 +277,27 @@ def judge(index: Index, own: np.ndarray, found: Found, overlap: float) -> Verdic
     shortest = shortest_stretch(ends, factors, int(index.ngram))
     place, stretch = _held_stretches(found)
     mine = own[index.offsets[items][place] + found.item_words]
-    total = sums[before[:, None] + ends] - sums[before][:, None]
+    limits = np.concatenate([ends, index.questions[items].astype(np.int64)[:, None]], axis=1)
+    total = sums[before[:, None] + limits] - sums[before][:, None]
     counts = [
-        np.bincount(
-            place, mine & (found.item_words < ends[place, part]) & (stretch >= shortest[place, part]), len(items)
-        )
-        for part in range(len(PARTS))
+        np.bincount(place, mine & (found.item_words < limit[place]) & (stretch >= shortest[place, part]), len(items))
+        for part, limit in zip((0, 1, 2, 2), limits.T)
     ]
     matched = np.stack(counts, axis=1).astype(np.int64)
+    asked = matched[:, 3] >= np.ceil(total[:, 3] * overlap - TOLERANCE)
+    total, matched = total[:, :3], matched[:, :3]
     judged = total >= LEAST_WORDS * factors
-    leaks = judged & (matched >= least(total, shortest, factors, int(index.ngram), overlap))
+    n = int(index.ngram) * factors
+    some = np.where(total < n, total, np.minimum(n, total - shortest))  # at least, of all of an item
+    chosen = index.chosen[items][:, None]
+    floor = np.where([True, True, False], np.where(chosen & (total < 2 * n), total, 0), some)
+    shares = np.array([max(overlap, NEARLY), max(overlap, NEARLY), overlap])
+    leaks = judged & (matched >= np.maximum(np.ceil(total * shares - TOLERANCE), floor))
+    leaks[:, 2] &= asked
     ratios = np.where(judged, matched / np.maximum(total, 1), 0)
     best = np.argmax(ratios + leaks, axis=1)
     rows = np.arange(len(items))
     return Verdict(best, total[rows, best], matched[rows, best], ratios[rows, best], leaks[rows, best])
-
-
-def least(count: np.ndarray, shortest: np.ndarray, factors: np.ndarray, ngram: int, overlap: float) -> np.ndarray:
-    """How many of `count` words must be found: the share `overlap`, and n words, or what one changed word leaves.
-
-    All of them, where they are fewer than n.
-    """
-    n = ngram * factors
-    floor = np.where(count < n, count, np.minimum(n, count - shortest))
-    return np.maximum(np.ceil(count * overlap - TOLERANCE).astype(np.int64), floor)
 
 
 def shortest_stretch(sizes: np.ndarray, factors: np.ndarray, ngram: int) -> np.ndarray:
@@ -309,7 +316,7 @@ def _held_stretches(found: Found) -> tuple[np.ndarray, np.ndarray]:
 def partial(index: Index, found: Found, verdict: Verdict) -> np.ndarray:
     """Words of the index (int64, sorted) in long runs that a text holds without the item: once for each text."""
     pairs = found.texts * len(index.numbers) + found.items
-    holds = np.isin(pairs, pairs[verdict.leaks & (verdict.ratios >= WHOLE)])
+    holds = np.isin(pairs, pairs[verdict.leaks & (verdict.ratios >= NEARLY)])
     place, stretch = _held_stretches(found)
     long = stretch >= index.needs[found.items][place]
     taken = long & ~holds[place]
