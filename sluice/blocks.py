@@ -113,7 +113,28 @@ class Differences:
     kind: str = "differences"
 
 
-Block = Plot | Table | Samples | Stack | PageSamples | Differences
+@dataclass(frozen=True)
+class Pair:
+    """Two texts beside each other; their pieces are `common` to both or the `same` as they are anywhere."""
+
+    where: str
+    left: Sequence[tuple[str, str]]
+    right: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """`head` names what stands on the left and on the right."""
+
+    title: str
+    head: tuple[str, str]
+    groups: Mapping[str, Sequence[Pair]]
+    note: str = ""
+    folded: bool = False
+    kind: str = "pairs"
+
+
+Block = Plot | Table | Samples | Stack | PageSamples | Differences | Pairs
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ length of the texts but for sorting, whatever they hold.
 """
 
 import re
+import unicodedata
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
@@ -73,6 +74,41 @@ def _pieces(before: str, after: str, characters: int) -> list[tuple[str, list[st
     if max(len(before), len(after)) > characters and any(kind == "same" for kind, _ in pieces):
         while pieces[-1][0] != "same":
             pieces.pop()
+    return pieces
+
+
+def common_words(one: str, other: str, least: int = 2) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Both texts as pieces, each `common` or `same`: what both have in the same order, at least `least` words of it.
+
+    Case, punctuation and compatibility forms make no difference. The pieces are printable.
+    """
+    sides = [_WORDS.findall(text[:CHARACTERS]) for text in (one, other)]
+    keys = [[_key(word) for word in words] for words in sides]
+    places = [np.array([at for at, key in enumerate(side) if key], np.int64) for side in keys]
+    codes = _codes(*([key for key in side if key] for side in keys))
+    runs = common_runs(*codes)
+    least = min(least, *map(len, codes))
+    found = []
+    for side, words in enumerate(sides):
+        is_common = np.zeros(len(words), bool)
+        for run in runs:
+            if run[2] >= least:
+                # From its first word to its last, whatever punctuation stands between.
+                is_common[places[side][run[side]] : places[side][run[side] + run[2] - 1] + 1] = True
+        found.append(_grouped(words, is_common))
+    return found[0], found[1]
+
+
+def _key(word: str) -> str:
+    folded = unicodedata.normalize("NFKC", word).casefold()
+    return "".join(character for character in folded if character.isalnum())
+
+
+def _grouped(words: Sequence[str], is_common: np.ndarray) -> list[tuple[str, str]]:
+    begins = np.flatnonzero(np.append(True, is_common[1:] != is_common[:-1])[: len(words)]).tolist()
+    pieces = []
+    for begin, end in zip(begins, [*begins[1:], len(words)]):
+        pieces.append(("common" if is_common[begin] else "same", printable("".join(words[begin:end]), CHARACTERS)))
     return pieces
 
 

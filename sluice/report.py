@@ -36,9 +36,11 @@ from sluice.blocks import (
     percent,
 )
 from sluice.console import clock, size
+from sluice.report_contamination import contamination_section
 from sluice.report_dedup import duplicates_section
 from sluice.report_extraction import models_section, pages_section, refinement_section
 from sluice.report_filter import filter_section
+from sluice.report_repeats import repeats_section
 from sluice.run import RECIPE_FILE, UNFINISHED, VERSIONS_FILE, read_executions
 from sluice.summary import REPORT_FILE, Summary, find_stale, require_run, summarise_manifests
 from sluice.text import count, printable, short
@@ -113,7 +115,7 @@ def write_report(run_folder: str) -> str:
         metrics=_read_training(run_folder, manifests),
         recipe=recipe,
     )
-    of_files = (_funnel, _quality, _duplicates, _pages, _models, _refinement)
+    of_files = (_funnel, _quality, _duplicates, _repeats, _contamination, _pages, _models, _refinement)
     of_data = (*of_files, _languages, _scores, _sizes, _tokenizer, _mixture)
     of_model = (_training_details, _evaluation, _continuations)
     makers = (_training, *of_data, *of_model, _stages, _origins, _software)  # what is looked at first comes first
@@ -440,6 +442,14 @@ def _duplicates(run: _Run) -> Section | None:
     return duplicates_section(run.folder, run.manifests)
 
 
+def _repeats(run: _Run) -> Section | None:
+    return repeats_section(run.folder, run.manifests)
+
+
+def _contamination(run: _Run) -> Section | None:
+    return contamination_section(run.folder, run.manifests)
+
+
 def _pages(run: _Run) -> Section | None:
     return pages_section(run.folder, run.manifests["extract"], run.pages, run.recipe) if run.pages else None
 
@@ -574,10 +584,15 @@ def _mixture(run: _Run) -> Section | None:
             _length(int(key).bit_length() - 1): (100 * shares["before"], 100 * shares["after"])
             for key, shares in sorted(plan.get("lengths", {}).items(), key=lambda item: int(item[0]))
         }
+        clusters = {
+            f"{int(key):,}": (100 * shares["before"], 100 * shares["after"])
+            for key, shares in sorted(plan.get("clusters", {}).items(), key=lambda item: int(item[0]))
+        }
         room = max(len(cells), len(lengths))
         for values, title, alt in (
             (cells, "cells", f"Share of tokens per cell in all training text and in stage {name}"),
             (lengths, "length of documents (tokens, at least)", f"Share of tokens by length in stage {name}"),
+            (clusters, "duplicates that a document stands for (at least)", f"Share by size of cluster in stage {name}"),
         ):
             if values:
                 beside = ("all training text", "this stage")

@@ -1,8 +1,8 @@
-"""Duplicates, contamination and what documents repeat of each other: sections of the report.
+"""What was dropped as a duplicate of what: a section of the report.
 
 Counts of the whole run are those of the manifests. What concerns single documents comes from their ids and sizes of
-clusters; texts are read last and only of the few documents that are shown. Texts, paths and names of benchmarks are
-untrusted: here they are made printable, the template escapes them.
+clusters; texts are read last and only of the few documents that are shown. Texts and paths are untrusted: here they
+are made printable, the template escapes them.
 """
 
 from collections.abc import Mapping

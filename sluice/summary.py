@@ -77,6 +77,8 @@ class Summary:
     filtered: int | None
     duplicates: int | None
     contaminated: int | None
+    clusters: dict[str, int]  # reasons of deduplication, and `clusters`; empty where nothing was dropped
+    benchmarks: dict[str, int]  # compared, found, items, documents; empty where there are none
     kept: int | None
     train_documents: int | None
     validation_documents: int | None
@@ -171,6 +173,8 @@ def summarise_manifests(folder: str, everything: dict[str, Manifest]) -> Summary
         filtered=filtered,
         duplicates=duplicates,
         contaminated=contaminated,
+        clusters=_clusters(manifests.get("dedup")),
+        benchmarks=_benchmarks(manifests.get("decontaminate")),
         kept=kept,
         train_documents=train,
         validation_documents=validation,
@@ -204,6 +208,22 @@ def _dropped(manifests: dict[str, Manifest], stage: str) -> int | None:
     if "split" in manifests:
         return manifests["split"].reasons.get(stage, 0)
     return manifests[stage].counts.get("dropped") if stage in manifests else None
+
+
+def _clusters(dedup: Manifest | None) -> dict[str, int]:
+    reasons = {reason: number for reason, number in sorted(dedup.reasons.items()) if number} if dedup else {}
+    if dedup is None or not reasons:
+        return {}
+    return reasons | {"clusters": sum(n for name, n in dedup.extra.items() if name.startswith("clusters_of_"))}
+
+
+def _benchmarks(decontaminate: Manifest | None) -> dict[str, int]:
+    compared = decontaminate.extra.get("benchmarks") if decontaminate else None
+    if decontaminate is None or not compared:
+        return {}
+    found = [its.get("found", 0) for its in compared.values()]
+    documents = decontaminate.counts.get("contaminated", 0)
+    return {"compared": len(compared), "found": sum(map(bool, found)), "items": sum(found), "documents": documents}
 
 
 def _split_counts(manifests: dict[str, Manifest]) -> tuple[int | None, int | None]:
@@ -295,6 +315,12 @@ def summary_lines(summary: Summary) -> list[str]:
     if summary.pages:
         shown = (f"{number:,} {PAGE_ROUTES[route]}" for route, number in summary.pages.items())
         rows.append(["pages", " · ".join(shown)])
+    if summary.clusters:
+        shown = (f"{number:,} {what.replace('_', ' ')}" for what, number in summary.clusters.items())
+        rows.append(["duplicates", " · ".join(shown)])
+    if found := summary.benchmarks:
+        told = f"{found['items']:,} items of {found['found']:,} in {found['documents']:,} documents"
+        rows.append(["benchmarks", f"{found['compared']:,} compared · {told}"])
     if summary.train_documents is not None:
         rows.append(["split", _split_line(summary)])
     if summary.parameters is not None:

@@ -67,3 +67,50 @@ def make_duplicates(folder: Path, until: str = "dedup") -> Path:
     recipe.write_text(RECIPE.format(folder=folder))
     run(load_recipe(recipe), str(folder / "run"), closure(["extract", until]))
     return folder / "run"
+
+
+FOUND_RECIPE = """\
+name: found
+sources: [{{name: web, path: "{folder}/docs"}}]
+extract: {{shard_bytes: 3_000}}
+dedup: {{lines: 2, substrings: cut, substring_words: 30}}
+decontaminate: {{benchmarks: ["{folder}/<b>*.jsonl", "{folder}/other.jsonl"]}}
+"""
+LINE = f"All rights reserved {' '.join(EVIL.split())}"
+HOLDERS = 6
+
+
+def benchmark_items() -> list[str]:
+    draw = random.Random(5)
+    return [f"{' '.join(words(draw, 12))} {' '.join(EVIL.split())} {' '.join(words(draw, 20))}" for _ in range(4)]
+
+
+def make_found(folder: Path) -> Path:
+    """A run of documents that hold a line and a passage of one another, and items 0 (also in capitals) and 2 (changed).
+
+    They are in two files, docs-0.jsonl and docs-1.jsonl.
+    """
+    draw = random.Random(7)
+    items = benchmark_items()
+    asked = "".join(json.dumps({"question": item}) + "\n" for item in items)
+    (folder / "<b>asked.jsonl").write_text(asked, "utf-8")
+    other = "".join(json.dumps({"question": " ".join(words(draw, 30))}) + "\n" for _ in range(3))
+    (folder / "other.jsonl").write_text(other + "not json\n", "utf-8")
+    changed = items[2].split()
+    changed[20] = "something"
+    held = {1: items[0].upper(), 4: items[0], 8: " ".join(changed)}
+    passage = f"The passage. {' '.join(words(draw, 40)).capitalize()}. And more."
+    lines = []
+    for number in range(12):
+        text = [" ".join(words(draw, 70)), held.get(number, " ".join(words(draw, 15)))]
+        text += [LINE] if number < HOLDERS else []
+        text += [passage] if number in (9, 10) else []
+        lines.append({"id": f"d{number}", "text": "\n".join([*text, " ".join(words(draw, 30))])})
+    (folder / "docs").mkdir()
+    for number in range(2):
+        part = "".join(json.dumps(line) + "\n" for line in lines[number::2])
+        (folder / "docs" / f"docs-{number}.jsonl").write_text(part, "utf-8")
+    recipe = folder / "found.yaml"
+    recipe.write_text(FOUND_RECIPE.format(folder=folder))
+    run(load_recipe(recipe), str(folder / "run"), closure(["extract", "dedup", "decontaminate"]))
+    return folder / "run"

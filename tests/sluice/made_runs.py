@@ -285,6 +285,10 @@ def _mix(folder: Path, documents: int, shards: int) -> Made:
         "missing": 0,
         "cells": {cell: {"before": 1 / 6, "after": (1 + number) / 21} for number, cell in enumerate(CELLS)},
         "lengths": {"64": {"before": 0.4, "after": 0.5}, "2048": {"before": 0.6, "after": 0.5}},
+        "clusters": {
+            "1": {"before": 0.9, "after": 0.8, "tokens": 3280},
+            "5": {"before": 0.1, "after": 0.2, "tokens": 820},
+        },
     }
     return [], {"documents": 36, "train": 30, "validation": 6}, {}, {"stages": {"s1": plan, "s2": plan}}
 

@@ -10,6 +10,7 @@ from schemas.tables import read_table
 from sluice import corpus, report, report_dedup
 from sluice.blocks import Shaded
 from sluice.report_dedup import duplicates_section, read_clusters, size_class
+from sluice.summary import summarise, summary_lines
 from tests.sluice.made_duplicates import COPIES, NEAR
 
 
@@ -81,6 +82,12 @@ def test_the_largest_clusters_show_who_stays_and_what_differs(duplicates, sectio
         assert "changed2" in [text.strip() for kind, text in one.pieces if kind == "out"]
     marked = {text.strip() for one in near[1:] for kind, text in one.pieces if kind == "in"}
     assert {f"changed{number}" for number in (0, 1, 3, 4)} <= marked
+
+
+def test_the_summary_counts_reasons_and_clusters(duplicates):
+    summary = summarise(str(duplicates))
+    assert summary.clusters == {"exact_duplicate": COPIES, "near_duplicate": NEAR - 1, "clusters": 3}
+    assert "duplicates  7 exact duplicate · 4 near duplicate · 3 clusters" in summary_lines(summary)
 
 
 def test_untrusted_text_is_only_text(duplicates):
