@@ -13,7 +13,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import apache_beam as beam
@@ -26,6 +26,7 @@ from schemas.job import Job, Output
 from schemas.manifest import FileEntry
 
 RESULTS = ".results.json"
+COUNTERS = "sluice"
 LOCAL_RUNNER = "FnApiRunner"  # named explicitly: `DirectRunner` may try to download a binary first
 POLL_SECONDS = 0.5
 
@@ -100,9 +101,24 @@ def run_pipeline(
                 | "Collect" >> beam.combiners.ToList()
                 | "Write results" >> beam.Map(_write_results, results)
             )
+        counted = _counted(pipeline)
     merged = merge_results(json.loads(paths.read_text(results)))
     paths.remove(results)
-    return merged
+    return replace(merged, spent=merged.spent | counted)
+
+
+def count(name: str, number: int) -> None:
+    """Add to what this execution used up, from a DoFn; see Output.spent."""
+    beam.metrics.Metrics.counter(COUNTERS, name).inc(number)
+
+
+def _counted(pipeline: beam.Pipeline) -> dict[str, int]:
+    wanted = beam.metrics.MetricsFilter().with_namespace(COUNTERS)
+    counters = pipeline.result.metrics().query(wanted)["counters"]
+    totals: Counter[str] = Counter()
+    for counter in counters:
+        totals[counter.key.metric.name] += counter.committed or counter.attempted or 0
+    return dict(sorted(totals.items()))
 
 
 def roomy(pipeline: beam.Pipeline, transform: beam.ParDo, memory: int) -> beam.PTransform:

@@ -61,4 +61,4 @@ class Output:
     counts: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
-    spent: dict[str, int] = field(default_factory=dict)
+    spent: dict[str, int] = field(default_factory=dict, compare=False)

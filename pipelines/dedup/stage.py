@@ -16,6 +16,7 @@ that was stopped goes on after the last one that was finished.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +40,7 @@ from pipelines.dedup.index import (
     matching_keys,
 )
 from pipelines.dedup.repeats_stage import find_repeats
-from pipelines.runner import ShardResult, Task, finished_files, roomy, run_pipeline, shard_tasks
+from pipelines.runner import ShardResult, Task, count, finished_files, roomy, run_pipeline, shard_tasks
 from pipelines.sidecars import id_array, id_halves, kept, kept_texts, read_keys, read_sidecar
 from schemas import paths
 from schemas.documents import DEDUP_DECISIONS
@@ -52,6 +53,7 @@ from schemas.tables import read_table, write_table
 
 WORK = "work"  # temporary: ranks/, shingles/, and the edges of each step with a note on what it found
 PARTITION_BYTES = 32 << 20  # packed records that one worker sorts at once
+MOST_PARTITIONS = 1 << 14
 WORKER_BYTES = 2 << 30  # memory for a worker that sorts partitions: several times their bytes, and Beam itself
 FLUSH_BYTES = 16 << 20  # packed keys that a shard holds before it hands them on
 SIZES = ((1000, "1000_or_more"), (100, "100_to_999"), (5, "5_to_99"), (4, "4"), (3, "3"), (2, "2"))
@@ -175,7 +177,7 @@ class FindKeys(beam.DoFn):
     def _by_partition(self, held: list[np.ndarray]) -> Iterator[Any]:
         if held:
             records, edges = kernels.thin(np.concatenate(held))
-            yield from packed(records, kernels.partition(records, self.partitions))
+            yield from packed("keys", records, kernels.partition(records, self.partitions))
             for element in by_edge(edges, self.partitions):
                 yield beam.pvalue.TaggedOutput(EDGES, element)
 
@@ -290,7 +292,7 @@ class FindComponents(beam.DoFn):
     def process(self, files: list[str]) -> Iterator[Packed]:
         edges = np.concatenate([np.empty(0, graph.PAIR), *map(read_pairs, files)])
         labels = graph.components(edges)
-        yield from packed(labels, labels["document"] >> np.uint64(32))
+        yield from packed("labels", labels, labels["document"] >> np.uint64(32))
 
 
 class ReadStars(beam.DoFn):
@@ -298,7 +300,7 @@ class ReadStars(beam.DoFn):
 
     def process(self, path: str) -> Iterator[Packed]:
         labels = graph.star_labels(graph.downwards(read_pairs(path)))
-        yield from packed(labels, labels["document"] >> np.uint64(32))
+        yield from packed("labels", labels, labels["document"] >> np.uint64(32))
 
 
 class BestOfShard(beam.DoFn):
@@ -331,7 +333,7 @@ class BestOfShard(beam.DoFn):
             members["id"], members["cluster"] = id_halves(decided["survivor_id"]), id_halves(decided["cluster_id"])
             members["size"] = decided["cluster_size"].to_numpy()
         found = survivors.best(members)
-        yield from packed(found, scramble(found["component"]) % np.uint64(self.partitions))
+        yield from packed("summaries", found, scramble(found["component"]) % np.uint64(self.partitions))
 
 
 class ChooseSurvivors(beam.DoFn):
@@ -339,7 +341,7 @@ class ChooseSurvivors(beam.DoFn):
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Packed]:
         summaries = unpacked(element[1], survivors.SUMMARY)
-        yield from packed(survivors.choices(summaries), summaries["shard"])
+        yield from packed("choices", survivors.choices(summaries), summaries["shard"])
 
 
 class WriteDecisions(beam.DoFn):
@@ -408,8 +410,9 @@ class WriteDecisions(beam.DoFn):
         )
 
 
-def packed(records: np.ndarray, targets: np.ndarray) -> Iterator[Packed]:
+def packed(kind: str, records: np.ndarray, targets: np.ndarray) -> Iterator[Packed]:
     """The records by target (any unsigned integers), one element a target."""
+    count(f"shuffled_{kind}_bytes", records.nbytes)
     order = np.argsort(targets, kind="stable")
     found, begins = np.unique(targets[order], return_index=True)
     for target, part in zip(found.tolist(), np.split(records[order], begins[1:])):
@@ -423,12 +426,12 @@ def unpacked(parts: Iterable[bytes], kind: np.dtype) -> np.ndarray:
 def by_edge(edges: np.ndarray, partitions: int) -> Iterator[Packed]:
     """Records by their pair of documents."""
     mixed = scramble(scramble(edges["first"]) ^ edges["second"])
-    yield from packed(edges, mixed % np.uint64(partitions))
+    yield from packed("edges", edges, mixed % np.uint64(partitions))
 
 
 def by_first(pairs: np.ndarray, partitions: int) -> Iterator[Packed]:
     """PAIR records by their first document."""
-    yield from packed(pairs, scramble(pairs["first"]) % np.uint64(partitions))
+    yield from packed("pairs", pairs, scramble(pairs["first"]) % np.uint64(partitions))
 
 
 def write_pairs(output: str, step: str, number: int, edges: np.ndarray) -> None:
@@ -537,8 +540,9 @@ def run(job: Job) -> Output:
     places = Places(job.output, config.index, len(tasks), earlier)
     bands, _ = bands_and_rows(config)
     records = sum(entry.rows for entry in job.manifest("extract").select("documents")) * (bands + 2)
-    wanted = min(4096, max(4, math.ceil(records * kernels.KEY.itemsize / PARTITION_BYTES)))
+    wanted = min(MOST_PARTITIONS, max(4, math.ceil(records * kernels.KEY.itemsize / PARTITION_BYTES)))
     partitions = max([wanted, *(run.partitions for run in earlier)])
+    spent: Counter[str] = Counter()
 
     def step(name: str, build: Any) -> tuple[list[str], dict[str, int]]:
         """Files and counts of a step, made now or by an execution that was stopped later."""
@@ -547,6 +551,7 @@ def run(job: Job) -> Output:
             paths.remove(folder)
             ranks = paths.join(job.output, places.ranks)
             done = run_pipeline(job, build, len(tasks), lambda: len(finished_files(ranks)))
+            spent.update(done.spent | done.counts)
             paths.write_text(note, json.dumps(done.counts))
         return [paths.join(folder, file) for file in sorted(finished_files(folder))], json.loads(paths.read_text(note))
 
@@ -573,7 +578,8 @@ def run(job: Job) -> Output:
     if config.index:
         extra["index_partitions"] = partitions
     written = sorted([*last.files, *repeats.files, *index], key=lambda entry: entry.path)
-    return Output(written, last.counts, last.reasons, extra, counts)
+    spent.update(last.spent | repeats.spent)
+    return Output(written, last.counts, last.reasons, extra, dict(sorted(spent.items())))
 
 
 def _index_files(output: str) -> list[FileEntry]:
