@@ -77,10 +77,11 @@ def page(source) -> Page:
 
 def test_every_section_is_there_and_plots_speak(page):
     titles = ["funnel", "languages", "scores", "lengths", "mixture", "training", "evaluation", "tokenizer", "samples"]
-    for name in [*titles, "stages", "origins", "software"]:
+    for name in [*titles, "duplicates", "stages", "origins", "software"]:
         assert name in page.ids()
     labels = [attributes.get("aria-label", "") for tag, attributes in page.tags if tag == "svg"]
     assert len(labels) >= 18 and all(len(label) > 10 for label in labels)
+    assert "Share by size of cluster in stage s1" in labels
 
 
 def test_nothing_is_fetched_and_nothing_runs(source, page):
