@@ -137,6 +137,17 @@ def signatures(hashes: np.ndarray, counts: np.ndarray, maps: tuple[np.ndarray, n
     return np.ascontiguousarray(result.T)
 
 
+def lone_shingles(hashes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """uint64 [texts]: the hash of the shingle that a text consists of, 0 for a text of several different ones.
+
+    A signature keeps 32 bits of each of its shingles. One shingle is too few for them to tell millions of texts apart.
+    """
+    begins = np.cumsum(counts) - counts
+    smallest = np.minimum.reduceat(hashes, begins) if len(counts) else np.empty(0, np.uint64)
+    largest = np.maximum.reduceat(hashes, begins) if len(counts) else np.empty(0, np.uint64)
+    return np.where(smallest == largest, smallest, np.uint64(0))
+
+
 def band_keys(signature: np.ndarray, bands: int, salts: Sequence[str]) -> np.ndarray:
     """One 128-bit key per text and band, uint64 [texts, bands, 2]; texts of unequal `salts` share none."""
     texts, maps = signature.shape

@@ -141,7 +141,9 @@ class FindKeys(beam.DoFn):
                     sets.add(rows, hashes, counts)
                 some = np.flatnonzero(counts)
                 signature = kernels.signatures(hashes, counts[some], maps)
-                keyed = kernels.band_keys(signature, bands, salts[rows[some]])
+                lone = kernels.lone_shingles(hashes, counts[some])
+                own = [f"{salt}\x1f{shingle:x}" if shingle else salt for salt, shingle in zip(salts[rows[some]], lone)]
+                keyed = kernels.band_keys(signature, bands, own)
                 held.append(kernels.pack_keys(keyed, documents[some], sure=False))
             if sum(part.nbytes for part in held) > FLUSH_BYTES:
                 yield from self._by_partition(held)

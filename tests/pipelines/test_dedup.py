@@ -138,6 +138,31 @@ def test_signatures_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> 
             assert whole[text, number] == min((a * x + b) % 2**32 for x in part.tolist())
 
 
+def test_texts_of_one_shingle_are_told_apart_by_all_of_its_bits() -> None:
+    hashes = np.array([5 << 32 | 1, 5 << 32 | 2, 5 << 32 | 2, 5 << 32 | 3, 9], np.uint64)
+    assert kernels.lone_shingles(hashes, np.array([1, 2, 2])).tolist() == [5 << 32 | 1, 5 << 32 | 2, 0]
+    assert kernels.lone_shingles(hashes[:0], np.array([], np.int64)).tolist() == []
+
+
+def test_documents_of_one_word_each_are_all_kept(make_job: Callable[..., Job]) -> None:
+    # The upper halves of these two hashes are equal: found by trying.
+    first, second = colliding_words()
+    shard = [{"text": word, "path": str(number)} for number, word in enumerate([first, second, first.upper()])]
+    assert run(make_job([shard], {})).counts == {"documents": 3, "kept": 2, "dropped": 1, "not_judged": 0}
+
+
+def colliding_words() -> tuple[str, str]:
+    seen: dict[int, str] = {}
+    for block in itertools.count():
+        names = [f"w{number}" for number in range(block * 20_000, (block + 1) * 20_000)]
+        hashes, _ = kernels.shingles(kernels.split_words(names), 5)
+        for name, upper in zip(names, (hashes >> np.uint64(32)).tolist()):
+            if upper in seen:
+                return seen[upper], name
+            seen[upper] = name
+    raise AssertionError
+
+
 def test_salted_bands_never_meet() -> None:
     signature = np.repeat(np.arange(16, dtype=np.uint32)[None], 3, axis=0)
     keys = kernels.band_keys(signature, 4, ["eng_Latn", "deu_Latn", "eng_Latn"])
