@@ -36,6 +36,7 @@ DOCUMENTS_SHOWN = 4  # that an id stands for: a user's own id may stand in sever
 COMPARED, SHOWN, TOLD_APART = 48, 8, 3  # other members: compared, shown, and shown with what differs in them
 CHARACTERS = 300_000  # of each text in which differences are sought
 HUNKS_SHOWN = 12
+NOTHING = "–"
 WIDE_SCREEN = 100  # characters; a narrower one has no room for two texts side by side
 _COLUMNS = ["document_id", "id", "source", "path", "locator", "url", "date", "text"]
 
@@ -385,7 +386,8 @@ def _print(document: dict[str, Any]) -> None:
     console.print()
     head = ["", "jaccard to this", "to survivor", "characters", "document", "id", "where", "url", "date"]
     rows = [[_mark(document, member), *_facts(member)] for member in document["members"]]
-    _lines(aligned([head, *rows], right=(1, 2, 3)))
+    columns = [column for column in zip(head, *rows) if set(column[1:]) != {NOTHING}]
+    _lines(aligned(list(zip(*columns)), right=(1, 2, 3)))
     if (left := cluster["in_this_run"] - sum("earlier_run" not in one for one in document["members"])) > 0:
         _lines([f"and {left:,} more"])
     for difference in document["differences"]:
@@ -401,9 +403,13 @@ def _mark(document: dict[str, Any], member: dict[str, Any]) -> str:
 def _facts(member: dict[str, Any]) -> list[str]:
     where = " ".join(part for part in (member["source"], member["path"], member["locator"]) if part)
     numbers = [member["jaccard_to_document"], member["jaccard_to_survivor"]]
-    shown = ["–" if number is None else f"{number:.3f}" for number in numbers]
+    shown = [NOTHING if number is None else f"{number:.3f}" for number in numbers]
     texts = (member["document_id"], member["id"], where, member["url"], member["date"])
-    return [*shown, f"{member['characters']:,}", *("–" if one is None else printable(str(one), 200) for one in texts)]
+    return [
+        *shown,
+        f"{member['characters']:,}",
+        *(NOTHING if one is None else printable(str(one), 200) for one in texts),
+    ]
 
 
 def _print_difference(difference: dict[str, Any]) -> None:

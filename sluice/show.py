@@ -31,6 +31,8 @@ TABLES = (".parquet", ".arrow", ".jsonl")
 TEXT_LIMIT, LIST_LIMIT, DEPTH_LIMIT = 200, 8, 4
 LINE_BYTES = 1 << 20  # of a line of JSONL; the rest of a longer one is not read
 FILES_LISTED, DIFFERENCES_SHOWN = 20, 2
+FOUND_SHOWN = ("benchmarks", "repeats")  # parts of `extra` that are tables: name -> what -> number
+CLUSTERS = "clusters_of_"
 WIDE_SCREEN = 100  # characters; below it there is no room for the date
 BYTES_PER_TOKEN = 4  # of plain text, where nothing better is known
 
@@ -120,12 +122,21 @@ def _show_manifest(path: str, manifest: Manifest) -> None:
     facts += [["input" if number == 0 else "", f"{printable(name)}  {value}"] for number, (name, value) in
               enumerate(sorted(manifest.inputs.items()))]  # fmt: skip
     _print(aligned(facts))
-    for title, values in (("counts", manifest.counts), ("reasons", manifest.reasons)):
+    clusters = {name.removeprefix(CLUSTERS): n for name, n in manifest.extra.items() if name.startswith(CLUSTERS)}
+    for title, values in (("counts", manifest.counts), ("reasons", manifest.reasons), ("clusters, by size", clusters)):
         if values:
             console.print()
             _heading(title)
             ordered = sorted(values.items(), key=lambda item: -item[1]) if title == "reasons" else values.items()
             _print(aligned([[f"  {printable(name)}", f"{value:,}"] for name, value in ordered], right=(1,)))
+    for name in FOUND_SHOWN:
+        if found := manifest.extra.get(name):
+            console.print()
+            _heading(name)
+            kinds = list(dict.fromkeys(kind for its in found.values() for kind in its))
+            rows = [[f"  {printable(one)}", *(f"{its.get(kind, 0):,}" for kind in kinds)] for one, its in found.items()]
+            head = ["", *(kind.replace("_", " ") for kind in kinds)]
+            _print(aligned([head, *rows], right=range(1, len(head))))
 
 
 def _show_file(path: str, rows: int) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sluice import report, report_contamination
 from sluice.differences import common_words
 from sluice.report_contamination import contamination_section, read_matches
+from sluice.show import show_dataset
 from sluice.summary import summarise, summary_lines
 from tests.sluice.made_duplicates import benchmark_items
 
@@ -65,6 +66,17 @@ def test_the_summary_counts_what_was_found(found):
     summary = summarise(str(found))
     assert summary.benchmarks == {"compared": 2, "found": 1, "items": 2, "documents": 3}
     assert "benchmarks  2 compared · 2 items of 1 in 3 documents" in summary_lines(summary)
+
+
+def test_a_dataset_is_shown_with_what_was_found_of_benchmarks_and_repeats(found, capsys):
+    show_dataset(str(found / "decontaminate"), 0)
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("benchmarks")
+    head, row = lines[at + 1].split("  "), lines[at + 2].split()
+    counts = dict(zip([name.strip() for name in head if name.strip()], row[1:]))
+    assert row[0] == "<b>asked" and (counts["items"], counts["found"], counts["documents"]) == ("4", "2", "3")
+    show_dataset(str(found / "dedup"), 0)
+    assert {"repeats"} <= set(capsys.readouterr().out.splitlines())
 
 
 def test_there_is_no_section_without_benchmarks(found, duplicates):

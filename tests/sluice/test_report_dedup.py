@@ -10,6 +10,7 @@ from schemas.tables import read_table
 from sluice import corpus, report, report_dedup
 from sluice.blocks import Shaded
 from sluice.report_dedup import duplicates_section, read_clusters, size_class
+from sluice.show import show_dataset
 from sluice.summary import summarise, summary_lines
 from tests.sluice.made_duplicates import COPIES, NEAR
 
@@ -88,6 +89,13 @@ def test_the_summary_counts_reasons_and_clusters(duplicates):
     summary = summarise(str(duplicates))
     assert summary.clusters == {"exact_duplicate": COPIES, "near_duplicate": NEAR - 1, "clusters": 3}
     assert "duplicates  7 exact duplicate · 4 near duplicate · 3 clusters" in summary_lines(summary)
+
+
+def test_a_dataset_is_shown_with_its_clusters_by_size(duplicates, capsys):
+    show_dataset(str(duplicates / "dedup"), 0)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    at = lines.index(["clusters,", "by", "size"])
+    assert sorted(lines[at + 1 : at + 3]) == [["2", "1"], ["5_to_99", "2"]]
 
 
 def test_untrusted_text_is_only_text(duplicates):
