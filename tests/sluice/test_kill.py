@@ -7,6 +7,8 @@ import signal
 import subprocess
 import time
 
+import pytest
+
 from tests.conftest import COMMAND
 from tests.sluice.runs import contents, write_recipe
 from tests.sluice.test_run import ROAD
@@ -57,3 +59,44 @@ def sweep(run, stage):
     import shutil
 
     shutil.rmtree(run / stage)
+
+
+@pytest.mark.slow
+def test_dedup_killed_again_and_again_ends_with_the_same_bytes(tmp_path, sluice):
+    """Five times in one run, each later than the one before, with everything that the stage can do."""
+    draw = random.Random(5)
+    words = ["".join(draw.choices("abcdefghijklmnop", k=5)) for _ in range(3000)]
+    passage = " ".join(draw.choices(words, k=80)) + "."
+    (tmp_path / "documents").mkdir()
+    for shard in range(4):
+        with (tmp_path / "documents" / f"{shard}.jsonl").open("w") as file:
+            for number in range(1500):
+                text = " ".join(random.Random(number % 1000).choices(words, k=90)) + f".\nline {number % 7}\n"
+                text += f" {shard} tail" if number % 5 == 0 else ""
+                text += passage if number % 300 == 7 else ""
+                file.write(json.dumps({"text": text}) + "\n")
+    settings = ("verify=0.65", "index=true", "component_memory=0", "lines=3", "substrings=cut")
+    arguments = [
+        "dedup",
+        str(tmp_path / "documents"),
+        *(part for one in settings for part in ("--set", f"dedup.{one}")),
+    ]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    sluice(*arguments, "--output", whole)
+    executions = json.loads((whole / "run.json").read_text())["executions"]
+    seconds = next(one["seconds"] for one in executions if one["stage"] == "dedup")
+    for part in range(1, 6):
+        process = subprocess.Popen(
+            [COMMAND, *arguments, "--output", str(killed)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        while not (killed / "unfinished" / "dedup").exists() and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(seconds * part / 7)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (killed / "dedup").exists()
+    sluice(*arguments, "--output", killed)
+    assert contents(killed / "dedup") == contents(whole / "dedup")
