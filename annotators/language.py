@@ -136,7 +136,7 @@ def packaged() -> LanguageModel:
 def annotate(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Label the documents of `batch` (columns as in DOCUMENTS); rows follow schema LANGUAGE."""
     code = np.array(code_rows(batch), bool)
-    texts = [comments(text.as_py()) if is_code else text.as_py() for text, is_code in zip(batch["text"], code)]
+    texts = [comments(text) if is_code else text for text, is_code in zip(batch["text"].to_pylist(), code)]
     return sidecar(batch, LANGUAGE, VERSION, columns(list(label(packaged(), texts)), ~code))
 
 
@@ -170,11 +170,13 @@ class _Paragraphs:
 
 def _paragraphs(texts: list[str]) -> _Paragraphs:
     pieces = [(owner, *piece) for owner, text in enumerate(texts) for piece in _stretches(text)]
-    read = [composed(piece) for _, _, piece in pieces]
-    codes = characters("\n".join([*read, ""]))
+    given = [piece for _, _, piece in pieces]
+    read = [composed(piece) for piece in given]
+    joined = "\n".join([*read, ""])
+    codes = characters(joined)
     feeds = np.flatnonzero(codes == ord("\n"))
     codes = codes.astype(np.intp)  # as an index, once
-    owner, begin, end = _line_places(pieces)
+    owner, begin, end = _line_places(pieces, joined if given == read else "\n".join([*given, ""]))
     runs = _runs(codes)
     # A line feed is in a run of white space, which counts for nothing, whatever lines it goes on in.
     lines = np.searchsorted(runs.begins, feeds, side="right") - 1
@@ -283,10 +285,13 @@ def _stretches(text: str) -> Iterator[tuple[int, str]]:
         at = begin
 
 
-def _line_places(pieces: list[tuple[int, int, str]]) -> tuple[Integers, Integers, Integers]:
-    """Document, begin and end in UTF-8 bytes of every line of the pieces (document, offset, text)."""
+def _line_places(pieces: list[tuple[int, int, str]], joined: str) -> tuple[Integers, Integers, Integers]:
+    """Document, begin and end in UTF-8 bytes of every line of the pieces (document, offset, text).
+
+    `joined` has the texts with a line feed after each.
+    """
     owners, offsets, texts = zip(*pieces)
-    content = np.frombuffer("".join(f"{text}\n" for text in texts).encode("utf-8", "surrogatepass"), np.uint8)
+    content = np.frombuffer(joined.encode("utf-8", "surrogatepass"), np.uint8)
     ends = np.flatnonzero(content == ord("\n"))
     begins = np.append(0, ends[:-1] + 1)
     lines = np.array([text.count("\n") + 1 for text in texts])
