@@ -126,29 +126,39 @@ def _spaces() -> np.ndarray:
 
 @dataclass(frozen=True)
 class Passages:
-    """All passages of several texts, in order: the words from `begins` to `ends` of a Words."""
+    """Passages of several texts, in order: the words from `begins` to `ends` of a Words."""
 
     texts: np.ndarray  # int64
     begins: np.ndarray  # int64
     ends: np.ndarray
-    anchors: np.ndarray  # uint64
+
+    def select(self, chosen: np.ndarray) -> "Passages":
+        return Passages(self.texts[chosen], self.begins[chosen], self.ends[chosen])
 
 
 def passages(found: Words, size: int) -> Passages:
-    """The passages of each text, one from every word that is followed by enough others."""
+    """All passages of each text: one from every word that is followed by enough others."""
+    ends = _reach(found, size)
+    whole = np.flatnonzero(ends <= np.repeat(found.offsets[1:], found.lengths))
+    texts = np.repeat(np.arange(len(found.lengths)), found.lengths)
+    return Passages(texts[whole], whole, ends[whole])
+
+
+def anchors(found: Words, chosen: Passages, size: int) -> np.ndarray:
+    """The anchor of each of the passages, uint64."""
+    ends = _reach(found, max(1, size // ANCHOR_SHARE))
+    inside = ends <= np.repeat(found.offsets[1:], found.lengths)
+    hashes = np.zeros(len(ends), np.uint64)
+    hashes[inside] = span_hashes(found.hashes, np.flatnonzero(inside), ends[inside])
+    return range_minima(hashes, chosen.begins, np.searchsorted(ends, chosen.ends, side="right"))
+
+
+def _reach(found: Words, size: int) -> np.ndarray:
+    """For each word the end of the run from there that weighs `size`; beyond all words, if there are not so many."""
+    if not found.spaceless.any():
+        return np.arange(size, size + len(found.hashes))
     weights = np.append(0, np.cumsum(2 - found.spaceless.astype(np.int64)))
-    text_ends = np.repeat(found.offsets[1:], found.lengths)
-    begins = np.arange(len(found.hashes))
-    ends = np.searchsorted(weights, weights[:-1] + 2 * size)
-    whole = ends <= text_ends
-    grams = np.searchsorted(weights, weights[:-1] + 2 * max(1, size // ANCHOR_SHARE))
-    inside = grams <= text_ends
-    hashes = np.zeros(len(begins), np.uint64)
-    hashes[inside] = span_hashes(found.hashes, begins[inside], grams[inside])
-    begins, ends = begins[whole], ends[whole]
-    last = np.searchsorted(grams, ends, side="right")
-    texts = np.repeat(np.arange(len(found.lengths)), found.lengths)[whole]
-    return Passages(texts, begins, ends, range_minima(hashes, begins, last))
+    return np.searchsorted(weights, weights[:-1] + 2 * size)
 
 
 def range_minima(values: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -169,20 +179,14 @@ def passage_hashes(found: Words, chosen: Passages) -> np.ndarray:
     return span_hashes(found.hashes, chosen.begins, chosen.ends)
 
 
-def with_anchors(chosen: Passages, anchors: np.ndarray) -> Passages:
-    """Those of the passages whose anchors are among `anchors` (uint64, sorted)."""
-    _, known = look_up(chosen.anchors, anchors)
-    return Passages(chosen.texts[known], chosen.begins[known], chosen.ends[known], chosen.anchors[known])
-
-
 # -------------------------------------------------------------------------------------------- how many documents
 
 
-def make_anchors(chosen: Passages, shard: int) -> np.ndarray:
-    """ANCHOR records of the texts of a batch, each anchor once."""
-    fresh = np.ones(len(chosen.anchors), bool)
-    fresh[1:] = (chosen.anchors[1:] != chosen.anchors[:-1]) | (chosen.texts[1:] != chosen.texts[:-1])
-    hashes, _ = _pairs(chosen.anchors[fresh], chosen.texts[fresh])
+def make_anchors(found: np.ndarray, texts: np.ndarray, shard: int) -> np.ndarray:
+    """ANCHOR records of the texts of a batch, each once, from the anchors of all passages and the texts of these."""
+    fresh = np.ones(len(found), bool)
+    fresh[1:] = (found[1:] != found[:-1]) | (texts[1:] != texts[:-1])
+    hashes, _ = _pairs(found[fresh], texts[fresh])
     records = np.zeros(len(hashes), ANCHOR)
     records["hash"], records["shard"], records["documents"] = hashes, shard, 1
     return merge(records)

@@ -59,8 +59,10 @@ class FindRepeatable(beam.DoFn):
             for kind, lines in compared_lines(texts, self.config):
                 held.add(kind, repeats.make_keys(lines.hashes, lines.texts, ids[rows], task.index))
             if self.config.substrings != "none":
-                found = repeats.passages(kernels.split_words(texts), self.config.substring_words)
-                held.add(ANCHORS, repeats.make_anchors(found, task.index))
+                found = kernels.split_words(texts)
+                every = repeats.passages(found, self.config.substring_words)
+                anchors = repeats.anchors(found, every, self.config.substring_words)
+                held.add(ANCHORS, repeats.make_anchors(anchors, every.texts, task.index))
             yield from held.over(FLUSH_BYTES)
         yield from held.over(0)
 
@@ -74,15 +76,17 @@ class FindPassages(beam.DoFn):
 
     def process(self, element: tuple[int, dict[str, Iterable[Any]]]) -> Iterator[Sorted]:
         (task,) = element[1]["task"]
-        anchors = known(element[1]["found"], ANCHORS)["hash"]
-        if not len(anchors):
+        shared = known(element[1]["found"], ANCHORS)["hash"]
+        if not len(shared):
             return
         keys = read_keys(task)
         ids = id_halves(keys["document_id"])
         held = Held(self.partitions)
         for rows, texts in kept_documents(task, keys):
             found = kernels.split_words(texts)
-            chosen = repeats.with_anchors(repeats.passages(found, self.config.substring_words), anchors)
+            every = repeats.passages(found, self.config.substring_words)
+            _, likely = repeats.look_up(repeats.anchors(found, every, self.config.substring_words), shared)
+            chosen = every.select(likely)
             hashes = repeats.passage_hashes(found, chosen)
             held.add(SUBSTRING, repeats.make_keys(hashes, chosen.texts, ids[rows], task.index))
             yield from held.over(FLUSH_BYTES)

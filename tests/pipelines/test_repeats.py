@@ -42,11 +42,13 @@ def search(shards: list[list[int]], texts: list[str], size: int) -> dict[int, li
     mine = [[texts[number] for number in shard] for shard in shards]
     split = [kernels.split_words(shard) for shard in mine]
     all_passages = [repeats.passages(found, size) for found in split]
-    anchors = np.concatenate([repeats.make_anchors(found, shard) for shard, found in enumerate(all_passages)])
+    of_passages = [repeats.anchors(found, every, size) for found, every in zip(split, all_passages)]
+    pairs = enumerate(zip(of_passages, all_passages))
+    anchors = np.concatenate([repeats.make_anchors(some, every.texts, shard) for shard, (some, every) in pairs])
     anchors = repeats.repeated(repeats.merge(anchors), 1)
     parts = []
-    for shard, (found, some) in enumerate(zip(split, all_passages)):
-        chosen = repeats.with_anchors(some, np.sort(anchors["hash"][anchors["shard"] == shard]))
+    for shard, (found, every) in enumerate(zip(split, all_passages)):
+        chosen = every.select(np.isin(of_passages[shard], anchors["hash"][anchors["shard"] == shard]))
         hashes = repeats.passage_hashes(found, chosen)
         parts.append(repeats.make_keys(hashes, chosen.texts, ids[shards[shard]], shard))
     known = repeats.repeated(np.concatenate(parts), 1)
