@@ -2,10 +2,11 @@ from itertools import pairwise
 
 import pyarrow.parquet as pq
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotators.language import annotate, identify
+from annotators.language import SCRIPTS, annotate, identify, script_shares
 from annotators.train import class_figures
 from schemas.labels import check_sidecar
 from tests.annotators.documents import SHARED, documents, needs_shared_data
@@ -51,6 +52,20 @@ def test_a_script_of_no_label_is_another_language(text: str) -> None:
 def test_script_is_that_of_most_letters() -> None:
     texts = ["abc абвгд", "漢字 test", "ひらがなと漢字漢字", "123", "漢字漢字漢字漢字漢字漢字漢字漢字漢字漢字の"]
     assert identify(texts)["script"] == ["Cyrl", "Latn", "Jpan", "Zyyy", "Hani"]
+
+
+@settings(deadline=None)
+@given(st.lists(st.text("aБあ漢中ไ한नि\u0301 1\n\r😀ሰ𐌰", max_size=40), min_size=1, max_size=5))
+def test_shares_of_scripts_are_those_of_the_letters_one_by_one(texts: list[str]) -> None:
+    kana, han = list(SCRIPTS).index("Jpan"), list(SCRIPTS).index("Hani")
+    for text, found in zip(texts, script_shares(texts)):
+        expected = [0] * (len(SCRIPTS) + 1)
+        for letter in regex.findall(r"\p{L}", text):
+            names = [regex.match(rf"[\p{{{name}}}]", letter) is not None for name in SCRIPTS.values()]
+            expected[names.index(True) if any(names) else -1] += 1
+        if expected[kana] and 10 * expected[kana] >= expected[kana] + expected[han]:
+            expected[kana], expected[han] = expected[kana] + expected[han], 0
+        assert found == pytest.approx([count / max(1, sum(expected)) for count in expected])
 
 
 def test_source_code_has_the_language_of_its_comments() -> None:
