@@ -198,6 +198,9 @@ def _check_places(recipe: Recipe, stages: tuple[Stage, ...], output: str) -> Non
                     f"--output {output}: lies inside source '{source.name}' ({root}), which would read what it writes; "
                     "choose a folder outside"
                 )
+    for earlier in recipe.dedup.against if "dedup" in {stage.name for stage in stages} else []:
+        if paths.is_local(earlier) and place in (path := Path(earlier).resolve(), path.parent):
+            raise ConfigError(f"dedup.against: {earlier}: is what this run writes; choose another --output")
     for stage in stages:
         folder = place / stage.name
         ours = not folder.exists() or (folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir())))

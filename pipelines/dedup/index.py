@@ -22,6 +22,7 @@ from schemas.recipe import Dedup
 from schemas.tables import read_table
 
 INDEX = "index"
+FORMAT = 1  # of the files below; a run tells it in its manifest
 KEYS, DOCUMENTS, SHINGLES = f"{INDEX}/keys", f"{INDEX}/documents", f"{INDEX}/shingles"
 IN_BUCKET = 16
 
@@ -65,8 +66,10 @@ def find_index(path: str, config: Dedup, seed: int) -> tuple[str, Manifest]:
             break
     else:
         raise ConfigError(f"dedup.against: {path}: holds no duplicates of a finished run; give its folder")
-    if "index_partitions" not in manifest.extra:
+    if INDEX not in manifest.extra:
         raise ConfigError(f"dedup.against: {path}: has no index; make it with `dedup.index: true` (--index)")
+    if manifest.extra[INDEX]["format"] != FORMAT:
+        raise ConfigError(f"dedup.against: {path}: its index is of another version of Sluice; make it again")
     mine: dict[str, Any] = {**config.model_dump(include=set(SAME_SETTINGS)), "seed": seed}
     for name, value in mine.items():
         if manifest.config.get(name) != value:
@@ -89,7 +92,7 @@ def earlier_runs(config: Dedup, seed: int, first_shard: int) -> tuple[Earlier, .
         documents = tuple(entry.path for entry in manifest.select(DOCUMENTS))
         decisions = tuple(entry.path for entry in manifest.select("decisions"))
         keys = {int(entry.path[-13:-8]): entry.path for entry in manifest.select(KEYS)}
-        found.append(Earlier(folder, first_shard, documents, decisions, keys, manifest.extra["index_partitions"]))
+        found.append(Earlier(folder, first_shard, documents, decisions, keys, manifest.extra[INDEX]["partitions"]))
         first_shard += len(documents)
     return tuple(found)
 

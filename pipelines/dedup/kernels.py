@@ -25,6 +25,7 @@ KEY = np.dtype([("high", "<u8"), ("low", "<u8"), ("document", "<u8")])
 address. Documents that share any other key are candidates."""
 
 
+@lru_cache(maxsize=8)
 def banding(threshold: float, permutations: int) -> tuple[int, int]:
     """Bands and rows of at most `permutations` maps that are wrong least often about pairs around `threshold`.
 
@@ -105,6 +106,7 @@ def shingles(found: Words, ngram: int) -> tuple[np.ndarray, np.ndarray]:
     return words.ngrams(found, np.minimum(np.where(spaceless, 2 * ngram, ngram), found.lengths))
 
 
+@lru_cache(maxsize=8)
 def permutations(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Multipliers (odd) and increments of `count` maps x -> a x + b modulo 2**32; two uint32 [count]."""
     start = np.uint64(xxhash.xxh3_64_intdigest(f"minhash\x1f{seed}".encode()))

@@ -4,14 +4,17 @@ Candidates lie in any two shards, and their text is not carried between workers.
 whoever compares two documents reads the few ranges that it needs, from a local disk or from an object store. A shingle
 is the upper half of its hash: two different ones of a pair of documents are taken for equal once in some millions.
 
-A file is little-endian: the number of documents n (uint64), n + 1 offsets into the shingles (uint64), n fingerprints
-(uint64), n languages (uint64), and the shingles (uint32), sorted and distinct within a document. Fingerprints of equal
-sets are equal, so copies are settled without their shingles. Documents of two languages are never similar; a language
-that is not known, 0, may be any.
+A file is little-endian: the shingles (uint32), sorted and distinct within a document; then, for n documents, n + 1
+offsets into them, n fingerprints, n languages and n itself (all uint64). Fingerprints of equal sets are equal, so
+copies are settled without their shingles. Documents of two languages are never similar; a language that is not known,
+0, may be any.
 """
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from typing import IO
 
 import numpy as np
 
@@ -20,61 +23,68 @@ from schemas.errors import DataError
 from schemas.hashing import scramble
 
 BATCH = 4 << 20  # shingles held at once
-CACHED = 256  # heads of files that a worker keeps
+CACHED = 256  # tails of files that a worker keeps
 
 
-class Sets:
-    """Gathers the shingle sets of one shard, batch by batch."""
+class Writer:
+    """Writes the shingle sets of one shard, batch by batch."""
 
-    def __init__(self, languages: np.ndarray) -> None:
-        rows = len(languages)
+    def __init__(self, handle: IO[bytes], languages: np.ndarray) -> None:
+        self.handle = handle
         self.languages = languages
-        self.sizes = np.zeros(rows, np.int64)
-        self.fingerprints = np.zeros(rows, np.uint64)
-        self.parts: list[np.ndarray] = []
+        self.sizes = np.zeros(len(languages), np.int64)
+        self.fingerprints = np.zeros(len(languages), np.uint64)
 
     def add(self, rows: np.ndarray, hashes: np.ndarray, counts: np.ndarray) -> None:
         """`rows` ascend from call to call; `hashes` are the shingles of these documents end to end, repeats and all."""
         owners = np.repeat(np.arange(len(counts), dtype=np.uint64), counts)
         distinct = np.unique(owners << np.uint64(32) | hashes >> np.uint64(32))
         owners = (distinct >> np.uint64(32)).astype(np.int64)
-        shingles = distinct.astype(np.uint32)
+        shingles = distinct.astype("<u4")
         self.sizes[rows] = np.bincount(owners, minlength=len(rows))
         sums = np.zeros(len(rows), np.uint64)
         np.add.at(sums, owners, scramble(shingles.astype(np.uint64) + np.uint64(1)))
         self.fingerprints[rows] = sums
-        self.parts.append(shingles)
+        self.handle.write(shingles.tobytes())
 
-    def write(self, path: str) -> None:
+    def close(self) -> None:
         offsets = np.concatenate([[0], np.cumsum(self.sizes)])
-        with paths.write_atomic(path) as handle:
-            handle.write(np.array([len(self.sizes)], "<u8").tobytes())
-            handle.write(offsets.astype("<u8").tobytes())
-            handle.write(self.fingerprints.astype("<u8").tobytes())
-            handle.write(self.languages.astype("<u8").tobytes())
-            for part in self.parts:
-                handle.write(part.astype("<u4").tobytes())
+        for column in (offsets, self.fingerprints, self.languages, np.array([len(self.sizes)])):
+            self.handle.write(column.astype("<u8").tobytes())
 
 
-class Head:
+@contextlib.contextmanager
+def writer(path: str, languages: np.ndarray) -> Iterator[Writer]:
+    """Opens a file of as many documents as there are `languages`; it appears when the block ends without an error."""
+    with paths.write_atomic(path) as handle:
+        sets = Writer(handle, languages)
+        yield sets
+        sets.close()
+
+
+class Tail:
     """What a file says of its documents without their shingles."""
 
     def __init__(self, path: str) -> None:
         with paths.open_read(path) as handle:
+            size = handle.seek(0, os.SEEK_END)
+            handle.seek(max(0, size - 8))
             count = int.from_bytes(handle.read(8), "little")
-            data = handle.read(8 * (3 * count + 1))
-        if len(data) != 8 * (3 * count + 1):
-            raise DataError(f"{path}: is cut off; remove the folder and run again")
-        numbers = np.frombuffer(data, "<u8")
+            begin = size - 8 * (3 * count + 2)
+            if begin < 0:
+                raise DataError(f"{path}: is cut off; remove the folder and run again")
+            handle.seek(begin)
+            numbers = np.frombuffer(handle.read(8 * (3 * count + 1)), "<u8")
         self.offsets = numbers[: count + 1].astype(np.int64)
         self.fingerprints = numbers[count + 1 : 2 * count + 1]
         self.languages = numbers[2 * count + 1 :]
-        self.begin = 8 * (3 * count + 2)
+        if 4 * int(self.offsets[-1]) != begin:
+            raise DataError(f"{path}: is cut off; remove the folder and run again")
 
 
 @lru_cache(maxsize=CACHED)
-def head(path: str) -> Head:
-    return Head(path)
+def tail(path: str) -> Tail:
+    return Tail(path)
 
 
 def similar(edges: np.ndarray, place: Callable[[int], str], least: float) -> np.ndarray:
@@ -89,7 +99,7 @@ def similar(edges: np.ndarray, place: Callable[[int], str], least: float) -> np.
     sizes = np.zeros(len(documents), np.int64)
     prints, languages = np.zeros(len(documents), np.uint64), np.zeros(len(documents), np.uint64)
     for shard, members, rows in _by_shard(documents):
-        about = head(place(shard))
+        about = tail(place(shard))
         sizes[members] = about.offsets[rows + 1] - about.offsets[rows]
         prints[members], languages[members] = about.fingerprints[rows], about.languages[rows]
     first, second = inverse.T
@@ -127,8 +137,8 @@ def _read(documents: np.ndarray, place: Callable[[int], str]) -> list[np.ndarray
     found: list[np.ndarray] = []
     for shard, _, rows in _by_shard(documents):
         path = place(shard)
-        about = head(path)
-        begins, ends = about.begin + 4 * about.offsets[rows], about.begin + 4 * about.offsets[rows + 1]
+        about = tail(path)
+        begins, ends = 4 * about.offsets[rows], 4 * about.offsets[rows + 1]
         found += [np.frombuffer(data, "<u4") for data in _ranges(path, begins.tolist(), ends.tolist())]
     return found
 

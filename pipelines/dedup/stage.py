@@ -14,6 +14,7 @@ The steps on the left are pipelines of their own, since how the second goes on d
 that was stopped goes on after the last one that was finished.
 """
 
+import contextlib
 import json
 import math
 from collections import Counter
@@ -30,6 +31,7 @@ import xxhash
 from pipelines.dedup import graph, kernels, shingle_sets, survivors
 from pipelines.dedup.index import (
     DOCUMENTS,
+    FORMAT,
     INDEX,
     RANK,
     SHINGLES,
@@ -116,42 +118,46 @@ class FindKeys(beam.DoFn):
         keys = read_keys(task, ["source", "date", "url"])
         mask = kept(task, keys, ["filter"])
         scopes, salts, languages = self._salts(task, keys)
-        bands, rows_of_band = bands_and_rows(config)
-        maps = kernels.permutations(self.seed, bands * rows_of_band)
         exact = np.zeros((keys.num_rows, 2), np.uint64)
         address = np.zeros((keys.num_rows, 2), np.uint64)
         lengths = np.zeros(keys.num_rows, np.int64)
-        sets = shingle_sets.Sets(languages) if config.near and config.verify is not None else None
         held: list[np.ndarray] = []
         if config.urls:
-            found = np.flatnonzero(mask & keys["url"].is_valid().to_numpy())
-            address[found] = kernels.address_keys(keys["url"].take(pa.array(found)).to_pylist())
+            address[mask] = kernels.address_keys(keys["url"].filter(pa.array(mask)).to_pylist())
+            found = np.flatnonzero(address.any(axis=1))
             named = kernels.salted(address[found], [f"url\x1f{scope}" for scope in scopes[found]])
             held.append(kernels.pack_keys(named[:, None], self._references(task, found), sure=True))
-        for rows, texts in kept_texts(task, mask):
-            documents = self._references(task, rows)
-            lengths[rows] = [len(text) for text in texts]
-            exact[rows] = kernels.exact_keys(texts)
-            if config.exact:
-                same = kernels.salted(exact[rows], scopes[rows].tolist())
-                held.append(kernels.pack_keys(same[:, None], documents, sure=True))
-            if config.near:
-                hashes, counts = kernels.shingles(kernels.split_words(texts), config.ngram)
-                if sets is not None:
-                    sets.add(rows, hashes, counts)
-                some = np.flatnonzero(counts)
-                signature = kernels.signatures(hashes, counts[some], maps)
-                lone = kernels.lone_shingles(hashes, counts[some])
-                own = [f"{salt}\x1f{shingle:x}" if shingle else salt for salt, shingle in zip(salts[rows[some]], lone)]
-                keyed = kernels.band_keys(signature, bands, own)
-                held.append(kernels.pack_keys(keyed, documents[some], sure=False))
-            if sum(part.nbytes for part in held) > FLUSH_BYTES:
-                yield from self._by_partition(held)
-                held = []
+        with self._sets(task, languages) as sets:
+            for rows, texts in kept_texts(task, mask):
+                lengths[rows] = [len(text) for text in texts]
+                exact[rows] = kernels.exact_keys(texts)
+                if config.exact:
+                    same = kernels.salted(exact[rows], scopes[rows].tolist())
+                    held.append(kernels.pack_keys(same[:, None], self._references(task, rows), sure=True))
+                if config.near:
+                    hashes, counts = kernels.shingles(kernels.split_words(texts), config.ngram)
+                    if sets is not None:
+                        sets.add(rows, hashes, counts)
+                    some = np.flatnonzero(counts)
+                    bands = self._band_keys(hashes, counts[some], salts[rows[some]])
+                    held.append(kernels.pack_keys(bands, self._references(task, rows[some]), sure=False))
+                if sum(part.nbytes for part in held) > FLUSH_BYTES:
+                    yield from self._by_partition(held)
+                    held = []
         yield from self._by_partition(held)
         self._write_ranks(task, keys, mask, exact, address, lengths)
-        if sets is not None:
-            sets.write(self.places.shingles_of(task.index))
+
+    def _sets(self, task: Task, languages: np.ndarray) -> contextlib.AbstractContextManager[shingle_sets.Writer | None]:
+        if not self.config.near or self.config.verify is None:
+            return contextlib.nullcontext()
+        return shingle_sets.writer(self.places.shingles_of(task.index), languages)
+
+    def _band_keys(self, hashes: np.ndarray, counts: np.ndarray, salts: np.ndarray) -> np.ndarray:
+        bands, rows = bands_and_rows(self.config)
+        signature = kernels.signatures(hashes, counts, kernels.permutations(self.seed, bands * rows))
+        lone = kernels.lone_shingles(hashes, counts)
+        own = [f"{salt}\x1f{shingle:x}" if shingle else salt for salt, shingle in zip(salts, lone)]
+        return kernels.band_keys(signature, bands, own)
 
     def _references(self, task: Task, rows: np.ndarray) -> np.ndarray:
         return np.uint64(task.index << 32) + rows.astype(np.uint64)
@@ -578,7 +584,7 @@ def run(job: Job) -> Output:
     paths.remove(paths.join(job.output, WORK))
     extra = last.extra | repeats.extra
     if config.index:
-        extra["index_partitions"] = partitions
+        extra[INDEX] = {"format": FORMAT, "partitions": partitions}
     written = sorted([*last.files, *repeats.files, *index], key=lambda entry: entry.path)
     spent.update(last.spent | repeats.spent)
     return Output(written, last.counts, last.reasons, extra, dict(sorted(spent.items())))
@@ -591,7 +597,7 @@ def _index_files(output: str) -> list[FileEntry]:
     for name in sorted(fs.find(inner)):
         relative = INDEX + str(name).removeprefix(inner)
         path = paths.join(output, relative)
-        rows = len(shingle_sets.Head(path).fingerprints) if relative.endswith(".bin") else _rows(path)
+        rows = len(shingle_sets.Tail(path).fingerprints) if relative.endswith(".bin") else _rows(path)
         found.append(FileEntry(path=relative, rows=rows, bytes=fs.size(name), hash=paths.file_hash(path)))
     return found
 

@@ -392,19 +392,20 @@ def test_documents_of_one_address_are_duplicates_if_asked(make_job: Callable[...
             {"text": prose(2, 200), "path": "2", "url": "https://EXAMPLE.org/page/"},
             {"text": prose(3), "path": "3", "url": "https://example.org/other"},
             {"text": prose(4), "path": "4"},
-            {"text": prose(5), "path": "5"},
+            {"text": prose(5), "path": "5", "url": ""},
+            {"text": prose(6), "path": "7", "url": ""},
         ],
         [{"text": prose(2, 200), "path": "6", "url": "https://example.org/page", "date": "1999"}],
     ]
     job = make_job(shards, {"dedup": {"urls": True, "verify": 0.8}})
     output = run(job)
     rows = by_path(shards, job, output)
-    assert {path for path, row in rows.items() if row["keep"]} == {"3", "4", "5", "6"}
+    assert {path for path, row in rows.items() if row["keep"]} == {"3", "4", "5", "6", "7"}
     assert rows["1"]["reasons"] == ["same_url"]
     assert rows["2"]["reasons"] == ["exact_duplicate", "same_url"]
     assert output.reasons == {"exact_duplicate": 1, "near_duplicate": 0, "same_url": 2}
     plain = make_job(shards, {})
-    assert run(plain).counts["kept"] == 5
+    assert run(plain).counts["kept"] == 6
 
 
 def test_verified_clusters_hold_what_is_similar(make_job: Callable[..., Job]) -> None:

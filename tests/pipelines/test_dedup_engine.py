@@ -19,6 +19,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.transforms import environments
 
+from pipelines.dedup.repeats_stage import write_repeats
 from pipelines.dedup.stage import Places, decide, find_pairs, run, star_round
 from pipelines.runner import Task
 from schemas.errors import DataError
@@ -26,7 +27,8 @@ from schemas.job import Job
 from schemas.recipe import check_recipe
 from tests.pipelines.test_dedup import corpus, file_bytes, prose
 
-SETTINGS = {"dedup": {"verify": 0.5, "index": True, "component_memory": 0}}
+REPEATS = {"lines": 1, "paragraphs": 1, "substrings": "cut", "substring_words": 10}
+SETTINGS = {"dedup": {"verify": 0.5, "index": True, "component_memory": 0, **REPEATS}}
 
 
 def free_port() -> int:
@@ -80,7 +82,8 @@ def test_the_portable_runner_writes_the_same_bytes(make_job: Callable[..., Job])
 
 
 def test_the_translation_for_containers_knows_no_local_path(tmp_path: Path) -> None:
-    recipe = check_recipe({"name": "cloud", "sources": [{"name": "a", "path": "gs://bucket/in"}]}, tmp_path)
+    sections = {"name": "cloud", "sources": [{"name": "a", "path": "gs://bucket/in"}], "dedup": REPEATS}
+    recipe = check_recipe(sections, tmp_path)
     tasks = [Task(0, "gs://bucket/run/extract/documents/00000.parquet", "gs://bucket/run/unfinished/dedup")]
     places = Places("gs://bucket/run/unfinished/dedup", True, 1, ())
     files = ["gs://bucket/run/unfinished/dedup/work/found/00000.bin"]
@@ -89,6 +92,7 @@ def test_the_translation_for_containers_knows_no_local_path(tmp_path: Path) -> N
         lambda pipeline: find_pairs(pipeline, recipe, tasks, places, 4),
         lambda pipeline: star_round(pipeline, files, places.output, "round1", 4),
         lambda pipeline: decide(pipeline, recipe.dedup, tasks, places, files, False, 4),
+        lambda pipeline: write_repeats(pipeline, recipe.dedup, tasks, 4),
     ):
         pipeline = beam.Pipeline(options=PipelineOptions([f"--sdk_container_image={image}"]))
         build(pipeline)
@@ -110,7 +114,13 @@ def test_the_translation_for_containers_knows_no_local_path(tmp_path: Path) -> N
             if transform.environment_id
         }
         for name, found in hints.items():
-            if name.rpartition("/")[2] in ("Find edges", "Unique edges", "Find components"):
+            if name.rpartition("/")[2] in (
+                "Find edges",
+                "Unique edges",
+                "Find components",
+                "Find repeated",
+                "Write cuts",
+            ):
                 (memory,) = found.values()
                 assert int(memory) >= 2 << 30
 

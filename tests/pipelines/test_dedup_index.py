@@ -142,7 +142,11 @@ def test_only_runs_with_an_index_and_equal_settings_can_be_compared(
     ):
         with pytest.raises(ConfigError, match=message):
             find_index(folder, Dedup.model_validate(settings), 0)
-    del output.extra["index_partitions"]
+    output.extra["index"]["format"] = 0
+    finish(job, output)
+    with pytest.raises(ConfigError, match="its index is of another version"):
+        find_index(folder, Dedup(), 0)
+    del output.extra["index"]
     finish(job, output)
     with pytest.raises(ConfigError, match=r"has no index; make it with `dedup\.index: true`"):
         find_index(folder, Dedup(), 0)
