@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from annotators.code import code_rows
 from pipelines.dedup import kernels, repeats
 from pipelines.dedup.repeats import ANCHOR, KEY, KINDS, LINE, PARAGRAPH, SPAN, SUBSTRING
-from pipelines.runner import ShardResult, Task, finished_files, run_pipeline
+from pipelines.runner import ShardResult, Task, count, finished_files, roomy, run_pipeline
 from pipelines.sidecars import id_array, id_halves, kept, kept_texts, read_keys, read_sidecar
 from schemas import paths
 from schemas.cuts import CUT_FILE, CUTS, merge_cuts
@@ -36,8 +36,10 @@ from schemas.tables import read_table, struct_lists, write_table
 
 PARTITION_BYTES = 32 << 20  # packed records that one worker sorts at once
 FLUSH_BYTES = 16 << 20  # packed records that a shard holds before it hands them on
-PER_BYTE = 1.5  # of records for each byte of a document shard, which is compressed: about a third of the text
+WORKER_BYTES = 2 << 30  # memory for a worker that holds a partition, or what is repeated of a shard
+PER_BYTE = 2  # of records of lines for each byte of a document shard, which is compressed: about a third of the text
 ANCHORS = len(KINDS)  # a kind of records beside those of KINDS
+NAMES = (*KINDS, "anchor")
 REASON = "repeated_"  # before the kind, in the cuts
 
 Sorted = tuple[tuple[int, int], bytes]  # (kind, partition), records
@@ -105,6 +107,7 @@ class FindRepeated(beam.DoFn):
         found = repeats.repeated(records, self.limits[kind] or 0)
         found = found[np.argsort(found["shard"], kind="stable")]
         shards, begins = np.unique(found["shard"], return_index=True)
+        count("shuffled_repeated_bytes", found.nbytes)
         for shard, part in zip(shards.tolist(), np.split(found, begins[1:])):
             yield shard, (kind, part.tobytes())
 
@@ -185,6 +188,7 @@ class Held:
             return
         for kind, parts in self.records.items():
             records = repeats.merge(np.concatenate(parts))
+            count(f"shuffled_{NAMES[kind]}_bytes", records.nbytes)
             target = (records["hash"] >> np.uint64(32)) % np.uint64(self.partitions)
             order = np.argsort(target, kind="stable")
             partitions, begins = np.unique(target[order], return_index=True)
@@ -253,6 +257,47 @@ def _summary(spans: np.ndarray, cutting: list[str]) -> dict[str, int]:
     return dict(found)
 
 
+def write_repeats(pipeline: beam.Pipeline, config: Dedup, tasks: list[Task], partitions: int) -> beam.PCollection:
+    """The whole of it, as above."""
+    shards = pipeline | "Shards" >> beam.Create(tasks)
+    by_shard = shards | "By shard" >> beam.Map(_with_number)
+    found = (
+        shards
+        | beam.Reshuffle()
+        | "Find repeatable" >> beam.ParDo(FindRepeatable(config, partitions))
+        | "Equal lines" >> beam.GroupByKey()
+        | "Find repeated" >> roomy(pipeline, beam.ParDo(FindRepeated(config)), WORKER_BYTES)
+    )
+    if config.substrings != "none":
+        anchors = found | "Anchors" >> beam.Filter(_is_anchor)
+        passages = (
+            {"task": by_shard, "found": anchors}
+            | "Anchors of shards" >> beam.CoGroupByKey()
+            | "Find passages" >> beam.ParDo(FindPassages(config, partitions))
+            | "Equal passages" >> beam.GroupByKey()
+            | "Find repeated passages" >> roomy(pipeline, beam.ParDo(FindRepeated(config)), WORKER_BYTES)
+        )
+        lines = found | "Lines" >> beam.Filter(_is_line)
+        found = (lines, passages) | "All repeated" >> beam.Flatten()
+    return (
+        {"task": by_shard, "found": found}
+        | "Repeats of shards" >> beam.CoGroupByKey()
+        | "Write cuts" >> roomy(pipeline, beam.ParDo(WriteCuts(config)), WORKER_BYTES)
+    )
+
+
+def _with_number(task: Task) -> tuple[int, Task]:
+    return task.index, task
+
+
+def _is_anchor(element: OfShard) -> bool:
+    return element[1][0] == ANCHORS
+
+
+def _is_line(element: OfShard) -> bool:
+    return element[1][0] != ANCHORS
+
+
 def find_repeats(job: Job, tasks: list[Task]) -> Output:
     """Find what the kept documents repeat of one another, and write `repeats/` and `cuts/` as the recipe asks.
 
@@ -277,36 +322,14 @@ def find_repeats(job: Job, tasks: list[Task]) -> Output:
     size = sum(entry.bytes for entry in job.manifest("extract").select("documents"))
     partitions = min(4096, max(4, math.ceil(size * PER_BYTE / PARTITION_BYTES)))
 
-    def build(pipeline: beam.Pipeline) -> beam.PCollection:
-        shards = pipeline | "Shards" >> beam.Create(tasks)
-        by_shard = shards | "By shard" >> beam.Map(lambda task: (task.index, task))
-        found = (
-            shards
-            | beam.Reshuffle()
-            | "Find repeatable" >> beam.ParDo(FindRepeatable(config, partitions))
-            | "Equal lines" >> beam.GroupByKey()
-            | "Find repeated" >> beam.ParDo(FindRepeated(config))
-        )
-        if config.substrings != "none":
-            anchors = found | "Anchors" >> beam.Filter(lambda element: element[1][0] == ANCHORS)
-            passages = (
-                {"task": by_shard, "found": anchors}
-                | "Anchors of shards" >> beam.CoGroupByKey()
-                | "Find passages" >> beam.ParDo(FindPassages(config, partitions))
-                | "Equal passages" >> beam.GroupByKey()
-                | "Find repeated passages" >> beam.ParDo(FindRepeated(config))
-            )
-            lines = found | "Lines" >> beam.Filter(lambda element: element[1][0] != ANCHORS)
-            found = (lines, passages) | "All repeated" >> beam.Flatten()
-        return (
-            {"task": by_shard, "found": found}
-            | "Repeats of shards" >> beam.CoGroupByKey()
-            | "Write cuts" >> beam.ParDo(WriteCuts(config))
-        )
-
-    done = run_pipeline(job, build, len(tasks), lambda: len(finished_files(paths.join(job.output, "repeats"))))
+    done = run_pipeline(
+        job,
+        lambda pipeline: write_repeats(pipeline, config, tasks, partitions),
+        len(tasks),
+        lambda: len(finished_files(paths.join(job.output, "repeats"))),
+    )
     extra: dict[str, dict[str, int]] = {}
     for name, number in done.extra.items():
         kind, _, what = name.partition("/")
         extra.setdefault(kind, {})[what] = number
-    return Output(done.files, extra={"repeats": extra})
+    return Output(done.files, extra={"repeats": extra}, spent=done.spent)
