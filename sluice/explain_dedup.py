@@ -82,6 +82,16 @@ class Compared:
     shared: int  # n-grams
     either: int
     hunks: list[list[tuple[str, str]]]
+    whole: bool  # no text was too long to be compared whole
+
+
+@dataclass(frozen=True)
+class Read:
+    """A member with its text, and the distinct n-grams of that."""
+
+    member: Member
+    text: str
+    ngrams: np.ndarray
 
 
 def explain_duplicates(source: str, name: str, as_json: bool) -> None:
@@ -183,8 +193,8 @@ def _member(row: dict[str, Any], earlier: str = "") -> Member:
     return Member(row["document_id"].hex(), row["id"], row["keep"], row["reasons"], (row["shard"], row["row"]), earlier)
 
 
-def _with_text(corpus: Corpus, members: Sequence[Member]) -> Iterator[tuple[Member, str]]:
-    """The members with where they are from, and their texts, one at a time."""
+def _read(corpus: Corpus, members: Sequence[Member], ngram: int) -> Iterator[Read]:
+    """The members with where they are from and their texts, one at a time."""
     by_place = {member.place: member for member in members}
     for shard, row, values in read_chosen(corpus.folder, corpus.documents, by_place, _COLUMNS):
         about = {name: values[name].as_py() for name in _COLUMNS}
@@ -193,7 +203,7 @@ def _with_text(corpus: Corpus, members: Sequence[Member]) -> Iterator[tuple[Memb
             raise DataError(f"{corpus.documents[shard].path}: its documents are not those that were decided on")
         text = about.pop("text")
         del about["document_id"], about["id"]
-        yield replace(member, **about, characters=len(text)), text
+        yield Read(replace(member, **about, characters=len(text)), text, _ngrams(text, ngram))
 
 
 def _ngrams(text: str, ngram: int) -> np.ndarray:
@@ -218,38 +228,27 @@ def explain_document(
     """What is shown of a document, as JSON has it."""
     ngram = int(manifest.config["ngram"])
     others, counts = _others(corpus, row) if row["cluster_size"] > 1 else ([], {"kept": 1})
-    asked, text = next(_with_text(corpus, [_member(row)]))
-    mine = _ngrams(text, ngram)
-    texts = [(asked, text, mine)]
-    stays = texts[0] if row["keep"] else None
+    asked = next(_read(corpus, [_member(row)], ngram))
+    stays = asked if row["keep"] else None
     if not row["keep"] and (found := _survivor(corpus, earlier, row)):
-        survivor, kept = next(_with_text(found[1], [found[0]]))
-        stays = (survivor, kept, _ngrams(kept, ngram))
-        texts.insert(0, stays)
-    read = {(member.document_id, member.earlier) for member, _, _ in texts}
-    compared = []
-    for member, other in _with_text(corpus, others):
-        if (member.document_id, "") in read:
-            continue
-        grams = _ngrams(other, ngram)
-        to_survivor = _jaccard(stays[2], grams)[0] if stays else None
-        compared.append(replace(member, to_document=_jaccard(mine, grams)[0], to_survivor=to_survivor))
+        stays = next(_read(found[1], [found[0]], ngram))
+    first = [asked] if stays is None or stays is asked else [stays, asked]
+    shown = [_similarities(one, asked, stays) for one in first]
+    known = {one.member.document_id for one in first if not one.member.earlier}
+    rest = _read(corpus, [member for member in others if member.document_id not in known], ngram)
+    compared = [_similarities(one, asked, stays) for one in rest]
     compared.sort(key=lambda member: (-(member.to_document or 0.0), member.document_id))
-    shown = []
-    for member, _, grams in texts:
-        to_survivor = _jaccard(stays[2], grams)[0] if stays else None
-        shown.append(replace(member, to_document=_jaccard(mine, grams)[0], to_survivor=to_survivor))
     differences = []
-    if stays and not row["keep"]:
-        differences.append(_difference(stays[0], stays[1], asked, text, ngram))
-    elif stays:  # the document stays: what is dropped for it, the least similar first
+    if stays is not None and not row["keep"]:
+        differences.append(_difference(stays, asked))
+    elif stays is not None:  # the document stays: what is dropped for it, the least similar first
         far = sorted(compared, key=lambda member: (member.to_document or 0.0, member.document_id))[:TOLD_APART]
-        differences = [_difference(asked, text, member, other, ngram) for member, other in _with_text(corpus, far)]
+        differences = [_difference(stays, one) for one in _read(corpus, far, ngram)]
         differences.sort(key=lambda one: (one.jaccard, one.after))
     bands, rows = _banding(manifest.config)
     return {
-        "document_id": asked.document_id,
-        "id": asked.id,
+        "document_id": asked.member.document_id,
+        "id": asked.member.id,
         "keep": row["keep"],
         "reasons": row["reasons"],
         "judged": _judged(corpus, row),
@@ -258,10 +257,10 @@ def explain_document(
             "cluster_id": row["cluster_id"].hex(),
             "size": row["cluster_size"],
             "survivor_id": row["survivor_id"].hex(),
-            "survivor": _survivor_told(row, stays[0] if stays else None),
+            "survivor": _survivor_told(row, stays.member if stays else None),
             "in_this_run": sum(counts.values()),
             "outcomes": counts,
-            "compared": len(compared) + len(texts),
+            "compared": len(compared) + len(shown),
         },
         "members": [_told(member) for member in [*shown, *compared[:SHOWN]]],
         "differences": [
@@ -274,11 +273,16 @@ def explain_document(
                 "probability_of_a_shared_band": round(1 - (1 - one.jaccard**rows) ** bands, 4),
                 "hunks": [[list(piece) for piece in hunk] for hunk in one.hunks[:HUNKS_SHOWN]],
                 "hunks_left_out": max(0, len(one.hunks) - HUNKS_SHOWN),
-                "characters_compared": CHARACTERS,
+                "compared_whole": one.whole,
             }
             for one in differences
         ],
     }
+
+
+def _similarities(one: Read, asked: Read, stays: Read | None) -> Member:
+    to_survivor = _jaccard(stays.ngrams, one.ngrams)[0] if stays else None
+    return replace(one.member, to_document=_jaccard(asked.ngrams, one.ngrams)[0], to_survivor=to_survivor)
 
 
 def _others(corpus: Corpus, row: dict[str, Any]) -> tuple[list[Member], dict[str, int]]:
@@ -336,11 +340,12 @@ def _survivor(corpus: Corpus, earlier: Sequence[Corpus | None], row: dict[str, A
     return None if found is None else (_member(found, home.earlier), home)
 
 
-def _difference(before: Member, old: str, after: Member, new: str, ngram: int) -> Compared:
-    jaccard, shared, either = _jaccard(_ngrams(old, ngram), _ngrams(new, ngram))
-    folded = [" ".join(text.split()) for text in (old, new)]  # as equality of texts is judged
-    hunks = word_hunks(folded[0], folded[1], CHARACTERS)
-    return Compared(before.document_id, after.document_id, jaccard, shared, either, hunks)
+def _difference(before: Read, after: Read) -> Compared:
+    jaccard, shared, either = _jaccard(before.ngrams, after.ngrams)
+    old, new = (" ".join(one.text.split()) for one in (before, after))  # as equality of texts is judged
+    hunks = word_hunks(old, new, CHARACTERS)
+    whole = max(len(old), len(new)) <= CHARACTERS
+    return Compared(before.member.document_id, after.member.document_id, jaccard, shared, either, hunks, whole)
 
 
 def _banding(config: dict[str, Any]) -> tuple[int, int]:
@@ -414,14 +419,17 @@ def _facts(member: dict[str, Any]) -> list[str]:
 
 def _print_difference(difference: dict[str, Any]) -> None:
     console.print()
-    _heading(
-        f"{difference['survivor']} beside {difference['document']} · Jaccard {difference['jaccard']:.3f}: "
-        f"{difference['shared_ngrams']:,} of {difference['all_ngrams']:,} n-grams · such a pair shares a band with "
-        f"probability {difference['probability_of_a_shared_band']:.2f}"
+    shared, either = difference["shared_ngrams"], difference["all_ngrams"]
+    chance = f"such a pair shares a band with probability {difference['probability_of_a_shared_band']:.2f}"
+    like = f"Jaccard {difference['jaccard']:.3f}: {shared:,} of {either:,} n-grams · {chance}"
+    like = like if either else "neither has a word"
+    _heading(f"{difference['survivor']} beside {difference['document']} · {like}")
+    hunks, part = (
+        difference["hunks"],
+        "" if difference["compared_whole"] else f" in the first {CHARACTERS:,} characters",
     )
-    hunks = difference["hunks"]
     if not hunks:
-        _lines([f"no difference in the first {CHARACTERS:,} characters, white space aside"])
+        _lines([f"no difference{part}, white space aside"])
     wide = console.is_terminal and console.width >= WIDE_SCREEN
     for hunk in hunks:
         if wide:
@@ -429,7 +437,9 @@ def _print_difference(difference: dict[str, Any]) -> None:
         else:
             console.print(_marked(hunk, ("out", "in")), soft_wrap=True)
     if difference["hunks_left_out"]:
-        _lines([f"and {difference['hunks_left_out']:,} more differences"])
+        _lines([f"and {difference['hunks_left_out']:,} more differences{part}"])
+    elif hunks and part:
+        _lines([f"all differences{part}"])
 
 
 _STYLES = {"same": "", "out": "red strike", "in": "green underline"}

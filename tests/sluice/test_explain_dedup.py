@@ -137,6 +137,17 @@ def test_differences_have_signs_on_paper_and_colours_on_a_terminal(duplicates, m
     assert " │ " not in narrow and "\x1b[4;32mchanged1" in narrow
 
 
+def test_of_a_long_text_the_beginning_is_compared_and_it_is_said(duplicates, explained, monkeypatch):
+    assert explained(duplicates, "near-4")[0]["differences"][0]["compared_whole"]
+    known = texts()["near-4"]
+    monkeypatch.setattr(explain_dedup, "CHARACTERS", known.index("changed4") - 1)
+    (difference,) = explained(duplicates, "near-4")[0]["differences"]
+    assert not difference["compared_whole"] and words_of(difference, "in") != [] and difference["jaccard"] < 1
+    assert "changed4" not in words_of(difference, "in") and "changed2" in words_of(difference, "out")
+    shown = printed(monkeypatch, duplicates, "near-4", width=200)
+    assert f"all differences in the first {explain_dedup.CHARACTERS:,} characters" in shown
+
+
 def test_untrusted_text_does_nothing_to_the_terminal(duplicates, monkeypatch):
     shown = printed(monkeypatch, duplicates, "copy-2", width=200)
     assert "\x1b" not in shown and "\u202e" not in shown
