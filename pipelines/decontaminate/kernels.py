@@ -7,10 +7,11 @@ two characters count as one word). With n = 13:
   its words, so that one changed word hides none.
 - Near a candidate (within half the item's length and n words) the words of the item are found that stand in a run of
   RUN words which the text has there as well, in any order; stretches of fewer than a quarter of the words, RUN at
-  least and n / 2 at most, do not count. Of the item the share `overlap` must be found, and of its question the same
-  share; and n words, or of a short item what one changed word leaves. The question alone, or question and answer, are
-  enough where NEARLY all of them is found; all of them, if they have fewer than 2 n words and go with choices, since
-  such questions are often formulas.
+  least and n / 2 at most, do not count. Of the item the share `overlap` must be found, and n words, or of a short item
+  what one changed word leaves. The question alone, or question and answer without all the choices, are enough where
+  NEARLY all of them is found; all of them, if they have fewer than 2 n words, since a short question with choices is
+  often a formula: then n words of it must be none. Half of an item is nothing without its question, of which the share
+  `overlap` must be found in any case.
 - An item of fewer than n words is in a text where its question stands there word for word; if other items ask the same,
   or it has fewer than LEAST_WORDS, all of it.
 
@@ -108,6 +109,7 @@ class Verdict:
     matched: np.ndarray  # int64
     ratios: np.ndarray  # float64
     leaks: np.ndarray  # bool
+    holds: np.ndarray  # bool: nearly all of the item is there
 
 
 def build_index(benchmarks: Mapping[str, Sequence[Item]], ngram: int) -> tuple[Index, dict[str, dict[str, int]]]:
@@ -194,7 +196,7 @@ def _prepare(items: Sequence[Item], ngram: int) -> _Prepared:
     begins, sizes, factors, short, ends, once = (x[kept] for x in (begins, sizes, factors, short, ends, once))
     taken = found.hashes[spans(begins, sizes)]
     parts = np.where(ends >= (ngram * factors)[:, None], ends, 0)
-    parts[ends[:, 1] == ends[:, 0], 1] = 0  # there is no answer
+    parts[(ends[:, 1] == ends[:, 0]) | (ends[:, 2] == ends[:, 1]), 1] = 0  # there is no answer, or nothing else
     parts[~once, 0] = 0
     parts[short] = 0
     parts[short, 2] = sizes[short]
@@ -286,18 +288,20 @@ def judge(index: Index, own: np.ndarray, found: Found, overlap: float) -> Verdic
     matched = np.stack(counts, axis=1).astype(np.int64)
     asked = matched[:, 3] >= np.ceil(total[:, 3] * overlap - TOLERANCE)
     total, matched = total[:, :3], matched[:, :3]
-    judged = total >= LEAST_WORDS * factors
     n = int(index.ngram) * factors
+    # A question that goes with choices is often a formula: more of a short one must be there, and it is not the item.
+    formal = index.chosen[items][:, None] & (total < 2 * n) & [True, True, False]
+    judged = total >= np.where(formal, n, LEAST_WORDS * factors)
     some = np.where(total < n, total, np.minimum(n, total - shortest))  # at least, of all of an item
-    chosen = index.chosen[items][:, None]
-    floor = np.where([True, True, False], np.where(chosen & (total < 2 * n), total, 0), some)
+    floor = np.where([True, True, False], np.where(formal, total, 0), some)
     shares = np.array([max(overlap, NEARLY), max(overlap, NEARLY), overlap])
     leaks = judged & (matched >= np.maximum(np.ceil(total * shares - TOLERANCE), floor))
-    leaks[:, 2] &= asked
+    leaks[:, 1:] &= asked[:, None]
     ratios = np.where(judged, matched / np.maximum(total, 1), 0)
+    holds = (leaks & ~formal & (ratios >= NEARLY)).any(axis=1)
     best = np.argmax(ratios + leaks, axis=1)
     rows = np.arange(len(items))
-    return Verdict(best, total[rows, best], matched[rows, best], ratios[rows, best], leaks[rows, best])
+    return Verdict(best, total[rows, best], matched[rows, best], ratios[rows, best], leaks[rows, best], holds)
 
 
 def shortest_stretch(sizes: np.ndarray, factors: np.ndarray, ngram: int) -> np.ndarray:
@@ -316,7 +320,7 @@ def _held_stretches(found: Found) -> tuple[np.ndarray, np.ndarray]:
 def partial(index: Index, found: Found, verdict: Verdict) -> np.ndarray:
     """Words of the index (int64, sorted) in long runs that a text holds without the item: once for each text."""
     pairs = found.texts * len(index.numbers) + found.items
-    holds = np.isin(pairs, pairs[verdict.leaks & (verdict.ratios >= NEARLY)])
+    holds = np.isin(pairs, pairs[verdict.holds])
     place, stretch = _held_stretches(found)
     long = stretch >= index.needs[found.items][place]
     taken = long & ~holds[place]
@@ -328,8 +332,8 @@ def partial(index: Index, found: Found, verdict: Verdict) -> np.ndarray:
 def stretches(index: Index, found: Found) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The words of texts that are an item's: place, first word and last word of each stretch, in the order of places.
 
-    A stretch has half of n words or more; words that are not the item's belong to it where they are no more than RUN
-    between words that are.
+    Words that are not the item's belong to a stretch where they are no more than RUN between words that are; stretches
+    that do not count for the item are left out.
     """
     counts = np.diff(found.text_offsets)
     place = np.repeat(np.arange(len(found)), counts)
@@ -338,7 +342,8 @@ def stretches(index: Index, found: Found) -> tuple[np.ndarray, np.ndarray, np.nd
     begins = np.flatnonzero(gap | (np.diff(place, prepend=-1) != 0))
     ends = np.append(begins[1:], len(place))[: len(begins)] - 1
     held = ends - begins + 1
-    long = (held >= (index.ngram // 2 * factors)[place[begins]]) | index.short[found.items][place[begins]]
+    sizes = index.offsets[found.items + 1] - index.offsets[found.items]
+    long = held >= np.minimum(shortest_stretch(sizes, factors, int(index.ngram)), sizes)[place[begins]]
     return place[begins][long], found.text_words[begins][long], found.text_words[ends][long]
 
 

@@ -242,7 +242,7 @@ def slow_search(items: list[Item], texts: list[str], n: int, overlap: float) -> 
         asked_and_answered = len(question) + len(item.answer.split())
         parts = {len(words)}
         parts |= {len(question)} if once and len(question) >= n else set()
-        parts |= {asked_and_answered} if item.answer and asked_and_answered >= n else set()
+        parts |= {asked_and_answered} if item.answer and item.choices and asked_and_answered >= n else set()
         need = len(words) if short else min(n, min(parts) // 2)
         reach = n + len(words) // 2
         for number_of_text, text in enumerate(text.split() for text in texts):
@@ -297,11 +297,12 @@ def enough(
     matched = len([word for word in counted if word < part])
     if short:
         return matched == part
+    asked = len([word for word in counted if word < question]) >= question * overlap - 1e-9
+    if part == question < size:
+        return matched >= (part if choices and part < 2 * n else part * max(overlap, 0.75) - 1e-9)
     if part < size:
-        strict = choices and part < 2 * n
-        return matched >= (part if strict else part * max(overlap, 0.75) - 1e-9)
-    asked = len([word for word in counted if word < question])
-    return matched >= max(part * overlap - 1e-9, min(n, part - stretch)) and asked >= question * overlap - 1e-9
+        return asked and matched >= (part if part < 2 * n else part * max(overlap, 0.75) - 1e-9)
+    return asked and matched >= max(part * overlap - 1e-9, min(n, part - stretch))
 
 
 @settings(max_examples=200, deadline=None)
