@@ -51,19 +51,20 @@ def code_rows(batch: pa.RecordBatch) -> tuple[bool, ...]:
     known, answer = _last
     if known() is not batch:
         rows = zip(*(batch[column].to_pylist() for column in ("path", "metadata", "text")))
-        answer = tuple(_is_code_row(path, dict(metadata or ()), text) for path, metadata, text in rows)
+        answer = tuple(_is_code_row(path, dict(metadata) if metadata else {}, text) for path, metadata, text in rows)
         _last = (weakref.ref(batch), answer)
     return answer
 
 
 def _is_code_row(path: str, metadata: dict[str, str], text: str) -> bool:
+    if not metadata:
+        return is_code(path, text)
     if metadata.get("kind") in _PROSE_KINDS:
         return False
     language = next((metadata[key] for key in _LANGUAGE_KEYS if metadata.get(key)), None)
     if language is not None:
         return language not in DATA
-    path = next((metadata[key] for key in _PATH_KEYS if metadata.get(key)), path)
-    return is_code(path, text)
+    return is_code(next((metadata[key] for key in _PATH_KEYS if metadata.get(key)), path), text)
 
 
 def is_code(path: str, text: str) -> bool:

@@ -291,8 +291,8 @@ def _line_places(pieces: list[tuple[int, int, str]], joined: str) -> tuple[Integ
     `joined` has the texts with a line feed after each.
     """
     owners, offsets, texts = zip(*pieces)
-    content = np.frombuffer(joined.encode("utf-8", "surrogatepass"), np.uint8)
-    ends = np.flatnonzero(content == ord("\n"))
+    content = joined.encode("utf-8", "surrogatepass")
+    ends = np.flatnonzero(np.frombuffer(content, np.uint8) == ord("\n"))
     begins = np.append(0, ends[:-1] + 1)
     lines = np.array([text.count("\n") + 1 for text in texts])
     first = np.cumsum(lines) - lines  # line of each piece
@@ -332,7 +332,7 @@ def _covered(model: LanguageModel, table: Floats, scripts: Floats) -> Floats:
         some, letters = result[begin : begin + TEXTS], scripts[begin : begin + TEXTS]
         covered = table[begin : begin + TEXTS].take(np.maximum(place, 0), axis=1, mode="clip")
         covered *= (letters >= MIN_SCRIPT_SHARE * letters.sum(axis=1, keepdims=True))[:, _SCRIPT_OF]
-        covered *= place >= 0
+        covered[:, place < 0] = 0
         some[:, :-1] = covered
         some[:, -1] = np.maximum(0, 1 - covered.sum(axis=1))
     return result
