@@ -171,7 +171,7 @@ def bars(values: Mapping[str, float], label: str, alt: str, series: int = 1, roo
             axes.annotate(text, (value, place), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
         axes.set_xlim(0, max(sizes, default=1) * 1.18 or 1)
         axes.set_xlabel(label)
-        _ticks(axes.xaxis)
+        _ticks(axes.xaxis, whole)
     return found[0]
 
 
