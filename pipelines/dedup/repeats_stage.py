@@ -320,7 +320,7 @@ def find_repeats(job: Job, tasks: list[Task]) -> Output:
         for task in tasks
     ]
     size = sum(entry.bytes for entry in job.manifest("extract").select("documents"))
-    partitions = min(4096, max(4, math.ceil(size * PER_BYTE / PARTITION_BYTES)))
+    partitions = min(1 << 14, max(4, math.ceil(size * PER_BYTE / PARTITION_BYTES)))
 
     done = run_pipeline(
         job,

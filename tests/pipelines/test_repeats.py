@@ -1,5 +1,6 @@
 """What documents repeat of one another, against plain loops over words and lines."""
 
+import json
 import random
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -21,13 +22,16 @@ from schemas.cuts import CUT_FILE, apply_cuts
 from schemas.documents import REPEATS
 from schemas.hashing import document_id
 from schemas.job import Job, Output
+from schemas.languages import UNSPACED_SCRIPTS
 from schemas.manifest import Manifest, write_manifest
 from schemas.tables import read_table
 from tokenizer.qwen import Tokenizer
 from tokenizer.train import train
 
 TWO_WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
-SPACELESS = r"[\p{Han}\p{Hiragana}\p{Thai}&&[\p{L}\p{M}\p{N}]]"
+SPACELESS = "".join(rf"\p{{{script}}}" for script in UNSPACED_SCRIPTS)
+SPACELESS = rf"[[{SPACELESS}]&&[\p{{L}}\p{{M}}\p{{N}}]]"
+ALONE = regex.compile(rf"(?V1){SPACELESS}")
 WORD = regex.compile(rf"(?V1){SPACELESS}|(?:(?!{SPACELESS})[\p{{L}}\p{{M}}\p{{N}}])+")
 
 
@@ -87,11 +91,12 @@ def by_hand(texts: list[str], size: int) -> dict[int, list[tuple[int, int, int]]
     places: list[list[tuple[tuple[str, ...], int, int]]] = []
     for number, text in enumerate(texts):
         found = list(WORD.finditer(text.lower()))
+        weights = [1 if ALONE.fullmatch(match[0]) else 2 for match in found]
         places.append([])
         for first in range(len(found)):
             weight, last = 0, first
             while weight < 2 * size and last < len(found):
-                weight += 1 if regex.fullmatch(rf"(?V1){SPACELESS}", found[last][0]) else 2
+                weight += weights[last]
                 last += 1
             if weight >= 2 * size:
                 passage = tuple(match[0] for match in found[first:last])
@@ -127,6 +132,16 @@ def test_passages_are_all_that_texts_share(texts: list[str], size: int, draw: ra
     shards = [order[:at], order[at:]]
     assert search(shards, texts, size) == by_hand(texts, size)
     assert search([order], texts, size) == by_hand(texts, size)
+
+
+@pytest.mark.shared_data
+def test_passages_of_real_pages(shared_data: Path) -> None:
+    lines = pa.CompressedInputStream(pa.OSFile(str(shared_data / "web" / "web_corpus.jsonl.zst")), "zstd").read()
+    pages = [json.loads(line)["text"] for line in lines.splitlines()[::29]]
+    texts = [unicodedata.normalize("NFC", page[:4000]) for page in pages if len(page) == len(page.lower())]
+    found = search([list(range(0, len(texts), 2)), list(range(1, len(texts), 2))], texts, 50)
+    assert found == by_hand(texts, 50)
+    assert sum(map(len, found.values())) > 10
 
 
 # ------------------------------------------------------------------------------------------- lines and paragraphs
@@ -178,7 +193,7 @@ def test_lines_and_paragraphs_are_those_of_a_loop(texts: list[str]) -> None:
 
 
 def few_words(line: str) -> bool:
-    return sum(1 if regex.fullmatch(rf"(?V1){SPACELESS}", word) else 2 for word in WORD.findall(line)) < 6
+    return sum(1 if ALONE.fullmatch(word) else 2 for word in WORD.findall(line)) < 6
 
 
 def test_a_single_short_line_is_no_boilerplate_and_a_block_of_them_is() -> None:
