@@ -456,3 +456,14 @@ def test_a_line_of_twenty_megabytes(make_job: Callable[..., Job]) -> None:
     _, rows = outcome(shards, job, run(job))
     ((row,),) = (found for found in rows.values() if found)
     assert row["kind"] == "substring" and row["end"] - row["begin"] > 800
+
+
+def test_what_a_million_documents_hold_comes_back_once_a_shard() -> None:
+    keys = np.zeros(1_000_000, repeats.KEY)
+    keys["hash"][::2] = 5
+    keys["id"][:, 0], keys["id"][:, 1] = 9, np.arange(len(keys))[::-1]
+    keys["shard"], keys["documents"] = np.arange(len(keys)) % 7, 1
+    found = repeats.repeated(keys, 499_999)
+    assert found["shard"].tolist() == 2 * list(range(7)) and set(found["documents"].tolist()) == {500_000}
+    assert found["id"].tolist() == [[9, 0]] * 7 + [[9, 1]] * 7
+    assert len(repeats.repeated(keys, 500_000)) == 0
