@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import regex
+import xxhash
 from datasketch import MinHash, MinHashLSH
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from pipelines import words
 from pipelines.dedup import kernels, stage
 from pipelines.dedup.stage import run
+from pipelines.sidecars import id_array
 from schemas.errors import DataError
 from schemas.hashing import document_id, scramble
 from schemas.job import Job, Output
@@ -76,6 +78,18 @@ def test_exact_keys_fold_white_space_and_normal_forms_only() -> None:
     keys = kernels.exact_keys(texts)
     assert (keys[0] == keys[1]).all()
     assert len({tuple(key) for key in keys.tolist()}) == 3
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.text(st.sampled_from("ab\u00e9e\u0301 \t\n\x0b\x1c\x1f\x85\xa0\u1680\u2003\u2019\u2028\u202f\u3000\u3001")),
+        max_size=5,
+    )
+)
+def test_exact_keys_are_those_of_words_and_single_spaces(texts: list[str]) -> None:
+    plain = [xxhash.xxh3_128_digest(" ".join(unicodedata.normalize("NFC", text).split()).encode()) for text in texts]
+    assert id_array(kernels.exact_keys(texts)).to_pylist() == plain
 
 
 # -------------------------------------------------------------------------------------------------------- MinHash
