@@ -37,8 +37,8 @@ def main(documents, work, answers):
         [SentenceFindDedups(signatures, found, config=config)],
         [read, SentenceDedupFilter(found, config=config), JsonlWriter(output, compression=None)],
     )
-    for step in steps:
-        LocalPipelineExecutor(pipeline=step, tasks=1, workers=1, skip_completed=False).run()
+    for number, step in enumerate(steps):
+        LocalPipelineExecutor(step, tasks=1, logging_dir=f"{work}/logs{number}").run()
     seconds = {"imports": imported, "deduplication": spent() - imported}
     texts = {}
     for path in Path(output).rglob("*.jsonl"):
