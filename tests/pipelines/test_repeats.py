@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.dedup import kernels, repeats
+from pipelines.dedup.repeats_stage import find_repeats
 from pipelines.dedup.stage import run
+from pipelines.runner import shard_tasks
 from pipelines.tokenize import stage as tokenize
 from schemas.cuts import CUT_FILE, apply_cuts
 from schemas.documents import REPEATS
@@ -24,7 +26,7 @@ from schemas.hashing import document_id
 from schemas.job import Job, Output
 from schemas.languages import UNSPACED_SCRIPTS
 from schemas.manifest import Manifest, write_manifest
-from schemas.tables import read_table
+from schemas.tables import read_table, write_table
 from tokenizer.qwen import Tokenizer
 from tokenizer.train import train
 
@@ -286,6 +288,15 @@ def make_corpus(shards: int = 3) -> list[list[dict[str, Any]]]:
 Corpus = list[list[dict[str, Any]]]
 
 
+def run_alone(job: Job) -> Output:
+    """The last step of the stage, after decisions that keep all."""
+    for index, path in enumerate(job.document_shards()):
+        keys = read_table(path, ["document_id", "text_hash"])
+        keep = pa.array(np.ones(keys.num_rows, bool))
+        write_table(job.output, f"decisions/{index:05d}.parquet", keys.append_column("keep", keep))
+    return find_repeats(job, shard_tasks(job, {"filter": ("filter", "decisions")}))
+
+
 def outcome(shards: Corpus, job: Job, output: Output) -> tuple[dict[str, str], dict[str, list[dict[str, Any]]]]:
     """What is left of each document, and its rows of REPEATS, by path."""
     names = {document_id("test", document["path"], ""): document["path"] for shard in shards for document in shard}
@@ -314,8 +325,8 @@ def smallest(paths: Iterator[str]) -> str:
 
 def test_stage_cuts_what_is_repeated_out_of_all_documents_but_one(make_job: Callable[..., Job]) -> None:
     shards = make_corpus()
-    job = make_job(shards, {"dedup": {**QUIET, "lines": 5, "substrings": "cut"}})
-    output = run(job)
+    job = make_job(shards, {"dedup": {"lines": 5, "substrings": "cut"}})
+    output = run_alone(job)
     left, rows = outcome(shards, job, output)
     first, holder = smallest(iter(left)), smallest(path for path in left if int(path[:-4]) % 3 == 0)
     sentences = SHARED.partition(". ")[2]  # the first one begins with other words in front of it
@@ -366,8 +377,8 @@ def test_what_is_cut_reaches_no_token(make_job: Callable[..., Job], tmp_path: Pa
 
 def test_a_report_cuts_nothing(make_job: Callable[..., Job]) -> None:
     shards = make_corpus()
-    job = make_job(shards, {"dedup": {**QUIET, "substrings": "report"}})
-    output = run(job)
+    job = make_job(shards, {"dedup": {"substrings": "report"}})
+    output = run_alone(job)
     left, rows = outcome(shards, job, output)
     assert not left and not any(entry.path.startswith("cuts/") for entry in output.files)
     assert [row["cut"] for found in rows.values() for row in found] == [False] * 3
@@ -391,8 +402,8 @@ def test_only_kept_documents_count_and_source_code_stays(make_job: Callable[...,
         [{"path": "g.txt", "text": "", "keep": True}, {"path": "h.txt", "text": ".", "keep": True}],
         [],
     ]
-    job = make_job(shards, {"dedup": {**QUIET, "paragraphs": 3, "substrings": "cut"}})
-    left, rows = outcome(shards, job, run(job))
+    job = make_job(shards, {"dedup": {"paragraphs": 3, "substrings": "cut"}})
+    left, rows = outcome(shards, job, run_alone(job))
     stays = smallest(path for path in left if path in ("a.txt", "b.py", "c.txt", "d"))
     for document in (document for shard in shards for document in shard):
         path, text = document["path"], document["text"]
@@ -407,18 +418,18 @@ def test_the_label_says_what_is_source_code(make_job: Callable[..., Job], tmp_pa
     shards = make_corpus(1)
     for document in shards[0]:
         document["domain"] = "code"
-    job = make_job(shards, {"dedup": {**QUIET, "lines": 5}})
-    left, rows = outcome(shards, job, run(job))
+    job = make_job(shards, {"dedup": {"lines": 5}})
+    left, rows = outcome(shards, job, run_alone(job))
     assert list(left.values()) == [document["text"] for document in shards[0]] and not any(rows.values())
 
 
 @pytest.mark.slow
 def test_any_order_of_shards_gives_the_same(make_job: Callable[..., Job]) -> None:
-    sections = {"dedup": {**QUIET, "lines": 5, "paragraphs": 5, "substrings": "cut"}}
+    sections = {"dedup": {"lines": 5, "paragraphs": 5, "substrings": "cut"}}
     found = []
     for shards in (make_corpus(3), make_corpus(3)[::-1], make_corpus(1), make_corpus(12)):
         job = make_job(shards, sections)
-        left, rows = outcome(shards, job, run(job))
+        left, rows = outcome(shards, job, run_alone(job))
         found.append((dict(sorted(left.items())), dict(sorted(rows.items()))))
     assert all(one == found[0] for one in found[1:])
 
@@ -439,8 +450,8 @@ def test_two_workers_write_the_same_bytes(make_job: Callable[..., Job]) -> None:
 def test_a_million_equal_lines(make_job: Callable[..., Job]) -> None:
     line = "The same line again and again.\n"
     shards = [[{"path": f"{number}", "text": line * 500_000 + f"Own {number}."}] for number in range(2)]
-    job = make_job(shards, {"dedup": {**QUIET, "lines": 1, "substrings": "cut"}})
-    left, _ = outcome(shards, job, run(job))
+    job = make_job(shards, {"dedup": {"lines": 1, "substrings": "cut"}})
+    left, _ = outcome(shards, job, run_alone(job))
     stays = smallest(iter(left))
     assert all(
         text == (shards[int(path)][0]["text"] if path == stays else f"Own {path}.") for path, text in left.items()
@@ -452,8 +463,8 @@ def test_a_line_of_twenty_megabytes(make_job: Callable[..., Job]) -> None:
     draw = random.Random(0)
     long = " ".join(str(draw.getrandbits(40)) for _ in range(1_600_000))
     shards = [[{"path": "0", "text": long}, {"path": "1", "text": "And. " + long[9_000_000:9_000_900] + ". So."}]]
-    job = make_job(shards, {"dedup": {**QUIET, "lines": 1, "paragraphs": 1, "substrings": "cut"}})
-    _, rows = outcome(shards, job, run(job))
+    job = make_job(shards, {"dedup": {"lines": 1, "paragraphs": 1, "substrings": "cut"}})
+    _, rows = outcome(shards, job, run_alone(job))
     ((row,),) = (found for found in rows.values() if found)
     assert row["kind"] == "substring" and row["end"] - row["begin"] > 800
 
