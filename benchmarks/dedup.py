@@ -21,7 +21,8 @@ SLUICE_RENSA_PYTHON (benchmarks/_dedup_peers.py says how to make them).
   64-bit hashes of the n-grams.
 - scale: a hundredth, a tenth and all of the documents, of 50 words, in a run less the cost of a run on one document;
   the least of five runs in turns, of `--repeats` for the largest.
-- workers: two worker processes beside one, in turns, on documents of 460 words.
+- workers: two worker processes beside one, in turns, on documents of 460 words. Wall times say something on an idle
+  machine only.
 - hostile: input that has gone wrong elsewhere.
 """
 
@@ -320,6 +321,7 @@ def scale(work: Path, documents: int, repeats: int) -> None:
 def workers(work: Path, documents: int, repeats: int) -> None:
     write_corpus(work / "corpus", documents, WORDS, SEED)
     extract(work / "corpus", work / "run")
+    print(f"load of the machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
     runs: dict[str, list[Spent]] = {"one": [], "two": []}
     bytes_of: dict[str, str] = {}
     for turn in range(repeats):
