@@ -29,7 +29,7 @@ BUCKETS = 1 << 21  # of hashed n-grams; as many again of whole words
 
 NOWHERE = 2 * BUCKETS  # the bucket of no n-gram and no word
 
-LEVELS = 31  # steps between 0 and the largest value of a column in the file
+LEVELS = 40  # steps between 0 and the largest value of a column in the file, at most 127
 TEXTS, WORDS = 256, 4096  # that are worked on together
 LARGEST = 1 << 28  # bytes of a file's arrays
 LENGTH_POWER = 0.75
@@ -217,13 +217,19 @@ def save(model: LanguageModel, path: Path) -> None:
 
 
 def _packed(name: str, buckets: Integers, values: Floats) -> dict[str, npt.NDArray[Any]]:
-    """Distances between buckets byte by byte, and values in steps, column by column: both compress well so."""
+    """Distances between buckets byte by byte, and values in steps, column by column: both compress well so.
+
+    Steps of values are deflated here, by Huffman codes alone: of the repetitions that the archive would look for, those
+    that are there by chance make them longer.
+    """
     scale = np.maximum(np.abs(values).max(axis=0, initial=0), 1e-12) / LEVELS
     steps = np.diff(buckets, prepend=0).astype("<u4")
+    codes = zlib.compressobj(9, strategy=zlib.Z_HUFFMAN_ONLY)
+    content = codes.compress(np.round(values / scale).astype(np.int8).T.tobytes()) + codes.flush()
     return {
         f"{name}.steps": steps.view(np.uint8).reshape(-1, 4).T,
         f"{name}.scale": scale.astype(np.float32),
-        f"{name}.values": np.round(values / scale).astype(np.int8).T,
+        f"{name}.values": np.frombuffer(content, np.uint8),
     }
 
 
@@ -280,16 +286,14 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[Any
 
 
 def _unpacked(arrays: dict[str, npt.NDArray[Any]], name: str) -> tuple[Integers, Floats]:
-    if arrays[f"{name}.steps"].dtype != np.uint8 or not np.isfinite(arrays[f"{name}.scale"]).all():
-        raise ValueError(f"{name}: steps are bytes and scales are numbers")
-    steps = np.ascontiguousarray(arrays[f"{name}.steps"].T).view("<u4").ravel()
-    buckets = np.cumsum(steps.astype(np.int64))
-    values = np.ascontiguousarray(arrays[f"{name}.values"].T * arrays[f"{name}.scale"].astype(np.float32))
-    if (
-        values.ndim != 2
-        or len(values) != len(buckets)
-        or not (steps[1:] > 0).all()
-        or buckets.max(initial=0) >= 2 * BUCKETS
-    ):
+    steps, scale, content = (arrays[f"{name}.{part}"] for part in ("steps", "scale", "values"))
+    if steps.dtype != np.uint8 or content.dtype != np.uint8 or scale.ndim != 1 or not np.isfinite(scale).all():
+        raise ValueError(f"{name}: steps and values are bytes and scales are numbers")
+    distances = np.ascontiguousarray(steps.T).view("<u4").ravel()
+    buckets = np.cumsum(distances.astype(np.int64))
+    size = len(buckets) * len(scale)
+    values = zlib.decompressobj().decompress(content.tobytes(), size + 1) if 0 < size <= LARGEST else b""
+    if len(values) != size or not (distances[1:] > 0).all() or buckets.max(initial=0) >= 2 * BUCKETS:
         raise ValueError(f"{name}: buckets and values do not match")
-    return buckets, values.astype(np.float32)
+    table = np.frombuffer(values, np.int8).reshape(len(scale), len(buckets)).T * scale.astype(np.float32)
+    return buckets, np.ascontiguousarray(table)

@@ -42,7 +42,7 @@ PIECE = (20, 60)  # letters
 TOGETHER = (2, 8)  # lines
 
 DIMENSIONS, EPOCHS, RATE, LEAST_WORD_COUNT = 24, 10, 1.0, 20
-KEPT = 90_000  # n-grams and words of the first step
+KEPT = 130_000  # n-grams and words of the first step
 KEPT_IN_GROUP = 340_000  # weights: n-grams and words times labels
 LEAST_LINES = 3  # that hold a feature of a group
 UNIT = 3.0  # brings the inputs of a line near length 1, so that the penalty means the same for all groups

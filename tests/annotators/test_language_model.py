@@ -1,4 +1,5 @@
 import random
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,10 @@ def test_what_is_no_model_is_an_error_of_one_line(tmp_path: Path, content: bytes
         ("first.steps", np.zeros((4, 5), np.uint8)),
         ("first.steps", np.full((4, 5), 255, np.uint8)),
         ("first.scale", np.full(8, np.inf, np.float32)),
+        ("first.scale", np.ones((2, 4), np.float32)),
+        ("first.values", np.zeros(9, np.uint8)),
+        ("first.values", np.frombuffer(zlib.compress(bytes(1 << 24)), np.uint8)),
+        ("first.values", np.zeros(9, np.float32)),
         ("group0.members", np.array([0, 99], np.int16)),
         ("group0.bias", np.zeros(5, np.float32)),
     ],
