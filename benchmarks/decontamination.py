@@ -334,7 +334,9 @@ def print_found(title: str, documents: Sequence[Document], dropped: Sequence[set
             wrong.update(reasons if document.kind != "unseen" else reasons & {document.benchmark})
         else:
             planted_there[document.benchmark, document.short, document.kind] += 1
-            found[document.benchmark, document.short, document.kind] += document.benchmark in reasons
+            found[document.benchmark, document.short, document.kind] += bool(
+                reasons
+            )  # the peer names one set of several
 
     def share(name: str, short: bool, form: str) -> str:
         count = planted_there[name, short, form]

@@ -3,8 +3,8 @@
 An item is its question, its answer and its choices, in this order, as words (see normal.py; in scripts without spaces
 two characters count as one word). With n = 13:
 
-- A text is a candidate where it has a run of n words in common with an item; of an item under 2 n words, a run of half
-  its words, so that one changed word hides none.
+- A text is a candidate where it has a run of n words in common with an item; of an item, or a question, under 2 n words
+  a run of half of them, so that one changed word hides none, and half of the longest of question, answer and choices.
 - Near a candidate (within half the item's length and n words) the words of the item are found that stand in a run of
   RUN words which the text has there as well, in any order; stretches of fewer than a quarter of the words, RUN at
   least and n / 2 at most, do not count. Of the item the share `overlap` must be found, and n words, or of a short item
@@ -217,7 +217,11 @@ def _prepare(items: Sequence[Item], ngram: int) -> _Prepared:
     formulaic = ~short & (sums[used.offsets[1:]] - sums[used.offsets[:-1]] < LEAST_WORDS * factors)
 
     smallest = np.where(parts > 0, parts, np.iinfo(np.int32).max).min(axis=1, initial=np.iinfo(np.int32).max)
-    needs = np.where(short, sizes, np.minimum(ngram * factors, smallest // 2))
+    # Texts have choices before the answer or after it, so that only parts of the item surely stand together.
+    with_choices = ends[:, 2] > ends[:, 1]
+    longest = np.diff(ends, axis=1, prepend=0).max(axis=1, initial=0)
+    runs = np.where(with_choices, np.minimum(smallest, np.maximum(longest, 2 * seed)), smallest) // 2
+    needs = np.where(short, sizes, np.minimum(ngram * factors, runs))
     steps = np.where(np.bincount(owners, common, len(kept)) > 0, 1, needs - seed + 1)
     rarest = np.lexsort((places, holders, owners))
     chosen = (places % np.maximum(steps, 1)[owners] == 0) & ~common & ~short[owners]
@@ -228,7 +232,7 @@ def _prepare(items: Sequence[Item], ngram: int) -> _Prepared:
         sizes=sizes,
         own=own,
         questions=np.minimum(ends[:, 0], sizes),
-        chosen=ends[:, 2] > ends[:, 1],
+        chosen=with_choices,
         parts=parts,
         factors=factors,
         needs=needs,
@@ -256,7 +260,7 @@ def find(index: Index, texts: Sequence[str]) -> Found:
     for size, running in words.windows(found.hashes, max(lengths, default=0)):
         if size in lengths:
             hits += _candidates(index, found, scramble(running), size)
-    candidates = np.unique(np.concatenate(hits), axis=0)  # text, item, word of the text where the item would begin
+    candidates = _unique_rows(np.concatenate(hits))  # text, item, word of the text where the item would begin
     short = index.short[candidates[:, 1]]
     places = [_whole(index, found, candidates[short])]
     for factor in (1, 2):
@@ -325,7 +329,7 @@ def partial(index: Index, found: Found, verdict: Verdict) -> np.ndarray:
     long = stretch >= index.needs[found.items][place]
     taken = long & ~holds[place]
     positions = index.offsets[found.items][place[taken]] + found.item_words[taken]
-    both = np.unique(np.stack([found.texts[place[taken]], positions], axis=1), axis=0)
+    both = _unique_rows(np.stack([found.texts[place[taken]], positions], axis=1))
     return np.sort(both[:, 1])
 
 
@@ -379,7 +383,7 @@ def _candidates(index: Index, found: words.Words, hashes: np.ndarray, size: int)
         length += _equal(found.hashes, begin - 1, index.words, places - 1, -1, np.minimum(before, needs))
         enough = length >= needs
         rows = np.stack([text, items, begin - (places - index.offsets[items])], axis=1)[enough]
-        yield np.unique(rows, axis=0)
+        yield _unique_rows(rows)
 
 
 def _equal(
@@ -485,6 +489,14 @@ def _sorted(groups: list[Found]) -> Found:
         text_words[spans(begins[1], counts[1])],
         np.concatenate([[0], np.cumsum(counts[1])]),
     )
+
+
+def _unique_rows(rows: np.ndarray) -> np.ndarray:
+    """The rows sorted, each once."""
+    rows = rows[np.lexsort(rows.T[::-1])]
+    fresh = np.ones(len(rows), bool)
+    fresh[1:] = (rows[1:] != rows[:-1]).any(axis=1)
+    return rows[fresh]
 
 
 def _repeats(hashes: np.ndarray, begins: np.ndarray, counts: np.ndarray) -> np.ndarray:

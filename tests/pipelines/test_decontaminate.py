@@ -132,6 +132,25 @@ def test_words_far_from_a_candidate_do_not_count() -> None:
     assert np.diff(found.item_offsets).tolist() == [14, 14]
 
 
+def test_how_far_from_a_candidate_words_count() -> None:
+    words = made_item(30).split()
+    index = index_of(" ".join(words))
+    for gap, held in ((33, 25), (34, 24), (41, 17), (42, 14)):  # 13 and 15 words from where the item would end
+        text = " ".join([*words[:14], *filler(1, gap).split(), *words[16:27]])
+        assert len(kernels.find(index, [text]).item_words) == held
+
+
+def test_short_stretches_and_an_answer_without_its_question_do_not_count() -> None:
+    words = made_item(60).split()
+    index = index_of(" ".join(words))
+    pieces = [words[:13], words[14:20], words[21:26], words[27:31], words[40:43]]
+    assert best(index, " x ".join(map(" ".join, pieces))) == {0: ("question", 19 / 60, False)}
+    question, answer, choices = made_item(14), made_item(50, 6), made_item(30, 7)
+    index = index_of(Item(question, answer, choices))
+    assert leaks(index, answer) == [] and leaks(index, f"{answer} {choices}") == []
+    assert leaks(index, f"{' '.join(question.split()[:7])} {answer}") == [0]
+
+
 def test_short_items_are_found_whole_or_not_at_all() -> None:
     items = ["Name the capital of France.", "too short really", "中国的首都是哪里呢", "首都是哪里", "", "¿¡!?"]
     index, report = kernels.build_index(
@@ -243,7 +262,11 @@ def slow_search(items: list[Item], texts: list[str], n: int, overlap: float) -> 
         parts = {len(words)}
         parts |= {len(question)} if once and len(question) >= n else set()
         parts |= {asked_and_answered} if item.answer and item.choices and asked_and_answered >= n else set()
-        need = len(words) if short else min(n, min(parts) // 2)
+        run = min(parts)
+        if item.choices:
+            longest = max(len(question), len(item.answer.split()), len(item.choices.split()))
+            run = min(run, max(longest, 2 * (n // 2)))
+        need = len(words) if short else min(n, run // 2)
         reach = n + len(words) // 2
         for number_of_text, text in enumerate(text.split() for text in texts):
             begins = sorted(
