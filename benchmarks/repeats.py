@@ -252,7 +252,6 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=2_000)
     parser.add_argument("--work", type=Path)
     options = parser.parse_args()
-    draw = random.Random(0)
     with tempfile.TemporaryDirectory() as made:
         work = options.work or Path(made)
         one = work / "one"
@@ -263,10 +262,15 @@ def main() -> None:
             measure([SLUICE, "dedup", str(one / "extracted"), *sets, "--output", str(one / f"sluice{run}")]).cpu
             for run in range(3)
         ]
-        corpora = {"made": made_texts(options.documents, draw), "han": han_texts(options.documents // 5, draw)}
-        if WEB.exists():
-            corpora = {"web": web_texts()} | corpora
-        for name, texts in corpora.items():
+        corpora = {
+            "web": web_texts if WEB.exists() else None,
+            "made": lambda: made_texts(options.documents, random.Random(1)),
+            "han": lambda: han_texts(options.documents // 5, random.Random(2)),
+        }
+        for name, make in corpora.items():
+            if make is None:
+                continue
+            texts, draw = make(), random.Random(0)
             donors = texts[-len(texts) // 10 :]
             texts = texts[: -len(texts) // 10]
             plants = plant(texts, donors, max(4, len(texts) // (2 * COPIES * len(LENGTHS))), draw)
