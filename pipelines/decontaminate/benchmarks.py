@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-import zstandard
+import pyarrow as pa
 
 from schemas import paths
 from schemas.errors import ConfigError, DataError
@@ -92,7 +92,7 @@ def read_benchmark(path: str, fields: Fields) -> Benchmark:
             nested = row.get(NESTED)
             rows = [one for one in nested if isinstance(one, dict)] if isinstance(nested, list) else [row]
             items += [_item(one, fields) for one in rows if any(one.get(field) is not None for field in fields.all)]
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError, DataError) as error:
+    except (OSError, EOFError, zlib.error, DataError) as error:
         raise ConfigError(f"decontaminate.benchmarks: {path}: cannot be read: {error}") from error
     if not items:
         raise ConfigError(
@@ -175,7 +175,8 @@ def _decompressed(path: str, handle: IO[bytes]) -> IO[bytes] | io.BufferedIOBase
     if path.endswith(".gz"):
         return gzip.GzipFile(fileobj=handle)
     if path.endswith(".zst"):
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(handle, read_across_frames=True))
+        # Unlike the readers of zstandard it tells a file that ends too early from one that is whole.
+        return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(handle, mode="r"), "zstd"))
     return handle
 
 

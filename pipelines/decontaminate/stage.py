@@ -209,8 +209,10 @@ def run(job: Job) -> Output:
     try:
         output = run_pipeline(job, build, len(tasks), done)
     finally:
+        _load.cache_clear()
         paths.remove(work)
-    found = Counter(name.split("\t")[1] for name in output.extra if name.startswith("item\t"))
+    items = (name.removeprefix("item\t") for name in output.extra if name.startswith("item\t"))
+    found = Counter(name.rpartition("\t")[0] for name in items)
     per_benchmark = {
         name: {
             **report[name],

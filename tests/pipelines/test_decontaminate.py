@@ -492,6 +492,15 @@ def test_a_file_without_items_is_a_configuration_error(tmp_path: Path, name: str
     assert str(tmp_path / name) in str(error.value)
 
 
+@pytest.mark.parametrize("ending", ["jsonl.gz", "jsonl.zst"])
+def test_a_file_that_ends_too_early_is_a_configuration_error(tmp_path: Path, ending: str) -> None:
+    path = write_lines(tmp_path / f"set.{ending}", [{"text": filler(seed)} for seed in range(2000)])
+    assert len(read_benchmark(str(path), DEFAULT).items) == 2000
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_benchmark(str(path), DEFAULT)
+
+
 def test_names_are_as_short_as_they_can_be(tmp_path: Path) -> None:
     for name in ("mmlu/test.jsonl", "arc/test.jsonl.gz", "arc/dev.jsonl"):
         write_lines(tmp_path / name, [])
