@@ -214,6 +214,8 @@ def _tiles(run: _Run) -> list[tuple[str, str, str]]:
             (s.contaminated, "contaminated"),
         ]
         tiles += [(f"{n:,}", what, percent(n, read)) for n, what in dropped if n is not None]
+        if s.contaminated == 0 and (found := s.benchmarks.get("documents", 0)):  # the recipe cuts, or only reports
+            tiles[-1] = (f"{found:,}", "contaminated", "none of them dropped")
         tiles.append((count(s.kept), "kept", percent(s.kept or 0, read)))
     if s.train_tokens is not None:
         tiles.append((short(s.train_tokens), "training tokens", f"{count(s.train_documents)} documents"))

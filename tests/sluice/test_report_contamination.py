@@ -1,7 +1,9 @@
 """What the report says of benchmarks, of a run with items planted in it."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -66,6 +68,11 @@ def test_the_summary_counts_what_was_found(found):
     summary = summarise(str(found))
     assert summary.benchmarks == {"compared": 2, "found": 1, "items": 2, "documents": 3}
     assert "benchmarks  2 compared · 2 items of 1 in 3 documents" in summary_lines(summary)
+
+
+def test_documents_that_are_cut_and_kept_are_no_zero(found):
+    summary = replace(summarise(str(found)), contaminated=0)
+    assert ("3", "contaminated", "none of them dropped") in report._tiles(SimpleNamespace(summary=summary))
 
 
 def test_a_dataset_is_shown_with_what_was_found_of_benchmarks_and_repeats(found, capsys):
