@@ -18,7 +18,7 @@ def decisions(keeps, clusters=None):
     schema = DECISIONS
     if clusters is not None:
         schema = DEDUP_DECISIONS
-        columns += [[key(c) for c in clusters], [1] * rows, [key(c) for c in clusters]]
+        columns += [[key(c) for c in clusters], [1] * rows, [key(c) for c in clusters], [None] * rows]
     return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema)], schema=schema)
 
 
