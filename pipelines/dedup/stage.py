@@ -54,7 +54,7 @@ from schemas.recipe import Dedup, Recipe
 from schemas.tables import read_table, write_table
 
 WORK = "work"  # temporary: ranks/, shingles/, and the edges of each step with a note on what it found
-PARTITION_BYTES = 32 << 20  # packed records that one worker sorts at once
+PARTITION_BYTES = 8 << 20  # packed records that one worker sorts at once
 MOST_PARTITIONS = 1 << 14
 WORKER_BYTES = 2 << 30  # memory for a worker that sorts partitions: several times their bytes, and Beam itself
 FLUSH_BYTES = 16 << 20  # packed keys that a shard holds before it hands them on
