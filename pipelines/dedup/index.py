@@ -84,11 +84,20 @@ def find_index(path: str, config: Dedup, seed: int) -> tuple[str, Manifest]:
     return folder, manifest
 
 
-def earlier_runs(config: Dedup, seed: int, first_shard: int) -> tuple[Earlier, ...]:
-    """The runs that `config.against` names."""
+def earlier_runs(config: Dedup, seed: int, first_shard: int, labelled: bool) -> tuple[Earlier, ...]:
+    """The runs that `config.against` names; `labelled` says whether this run has labels of languages.
+
+    Raises ConfigError where keys would differ because only one of two runs kept languages apart.
+    """
     found = []
     for path in config.against:
         folder, manifest = find_index(path, config, seed)
+        if config.near and config.verify is None and manifest.extra[INDEX]["languages"] != labelled:
+            with_labels, without = ("this run", path) if labelled else (path, "this run")
+            raise ConfigError(
+                f"dedup.against: {with_labels} has labels of languages and {without} has none, so no near-duplicates "
+                "would be found; annotate both or neither, or verify candidates in both"
+            )
         documents = tuple(entry.path for entry in manifest.select(DOCUMENTS))
         decisions = tuple(entry.path for entry in manifest.select("decisions"))
         keys = {int(entry.path[-13:-8]): entry.path for entry in manifest.select(KEYS)}

@@ -544,7 +544,8 @@ def run(job: Job) -> Output:
         "filter": ("filter", "decisions"),
     }
     tasks = shard_tasks(job, sidecars)
-    earlier = earlier_runs(config, recipe.seed, len(tasks))
+    labelled = job.sidecars(*sidecars["language"]) is not None
+    earlier = earlier_runs(config, recipe.seed, len(tasks), labelled)
     places = Places(job.output, config.index, len(tasks), earlier)
     bands, _ = bands_and_rows(config)
     records = sum(entry.rows for entry in job.manifest("extract").select("documents")) * (bands + 2)
@@ -584,7 +585,7 @@ def run(job: Job) -> Output:
     paths.remove(paths.join(job.output, WORK))
     extra = last.extra | repeats.extra
     if config.index:
-        extra[INDEX] = {"format": FORMAT, "partitions": partitions}
+        extra[INDEX] = {"format": FORMAT, "partitions": partitions, "languages": labelled}
     written = sorted([*last.files, *repeats.files, *index], key=lambda entry: entry.path)
     spent.update(last.spent | repeats.spent)
     return Output(written, last.counts, last.reasons, extra, dict(sorted(spent.items())))

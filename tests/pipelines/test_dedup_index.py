@@ -128,6 +128,13 @@ def test_an_index_holds_few_documents_of_a_full_bucket(make_job: Callable[..., J
     assert columns.equals(DEDUP_DECISIONS)
 
 
+def test_runs_that_keep_languages_apart_are_not_compared_with_others(make_job: Callable[..., Job]) -> None:
+    job, output = run_all(make_job, [[{"text": prose(1), "path": "1", "language": "eng_Latn"}]], {"index": True})
+    folder = finish(job, output)
+    with pytest.raises(ConfigError, match=r"has labels of languages and this run has none"):
+        run_all(make_job, [[{"text": prose(1), "path": "2"}]], {"against": [folder]})
+
+
 def test_only_runs_with_an_index_and_equal_settings_can_be_compared(
     make_job: Callable[..., Job], tmp_path: Path
 ) -> None:
