@@ -30,6 +30,7 @@ import xxhash
 from pipelines import words
 from pipelines.decontaminate.benchmarks import Item
 from pipelines.decontaminate.normal import split_words
+from pipelines.groups import borders
 from pipelines.words import spans
 from schemas.hashing import GOLDEN, scramble
 
@@ -407,10 +408,8 @@ def _regions(index: Index, found: words.Words, candidates: np.ndarray) -> np.nda
     first = np.maximum(begins - reach, found.offsets[texts])
     last = np.minimum(begins + sizes + reach, found.offsets[texts + 1])
     blocks = np.maximum(begins - found.offsets[texts], 0) // (REGION * (sizes + reach))  # no region grows without end
-    fresh = np.ones(len(texts), bool)
-    fresh[1:] = (
-        (texts[1:] != texts[:-1]) | (items[1:] != items[:-1]) | (first[1:] > last[:-1]) | (blocks[1:] != blocks[:-1])
-    )
+    fresh = borders(texts, items, blocks)
+    fresh[1:] |= first[1:] > last[:-1]
     starts = np.flatnonzero(fresh)
     final = np.append(starts[1:], len(texts))[: len(starts)] - 1
     return np.stack([texts[starts], items[starts], first[starts], last[final]], axis=1)
@@ -527,11 +526,8 @@ def _holders(keys: np.ndarray, owners: np.ndarray) -> np.ndarray:
     """For each key how many different owners have it."""
     order = np.lexsort((owners, keys))
     sorted_keys, sorted_owners = keys[order], owners[order]
-    new_key = np.ones(len(keys), bool)
-    new_key[1:] = sorted_keys[1:] != sorted_keys[:-1]
-    new_owner = new_key.copy()
-    new_owner[1:] |= sorted_owners[1:] != sorted_owners[:-1]
-    group = np.cumsum(new_key) - 1
+    new_owner = borders(sorted_keys, sorted_owners)
+    group = np.cumsum(borders(sorted_keys)) - 1
     counts = np.empty(len(keys), np.int64)
     counts[order] = np.bincount(group, new_owner).astype(np.int64)[group]
     return counts

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from pipelines.decontaminate import kernels
 from pipelines.decontaminate.benchmarks import Fields, find_benchmarks, read_benchmark
 from pipelines.decontaminate.normal import byte_places
+from pipelines.groups import borders
 from pipelines.runner import ShardResult, Task, finished_files, map_shards, run_pipeline, shard_tasks
 from pipelines.sidecars import kept, kept_texts, read_keys
 from schemas import paths
@@ -292,8 +293,7 @@ def _matches(
     """CONTAMINATION_MATCHES: of each document and item the best place."""
     leaks = np.flatnonzero(verdict.leaks)
     order = leaks[np.lexsort((leaks, -verdict.ratios[leaks], found.items[leaks], found.texts[leaks]))]
-    fresh = np.ones(len(order), bool)
-    fresh[1:] = (np.diff(found.texts[order]) != 0) | (np.diff(found.items[order]) != 0)
+    fresh = borders(found.texts[order], found.items[order])
     best = order[fresh]
     times = np.diff(np.append(np.flatnonzero(fresh), len(order)))
     items = found.items[best]

@@ -10,6 +10,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from pipelines.groups import borders
+
 EVERY_PAIR = 16  # documents of a bucket up to which every pair of them is a candidate, where candidates are verified
 CENTRES = 4  # in a larger bucket these are compared with all others
 
@@ -19,25 +21,25 @@ PAIR = np.dtype([("first", "<u8"), ("second", "<u8")])
 LABEL = np.dtype([("document", "<u8"), ("component", "<u8")])
 
 
-def bucket_edges(keys: np.ndarray, borders: np.ndarray, pairs: bool, old: int) -> np.ndarray:
+def bucket_edges(keys: np.ndarray, opens: np.ndarray, pairs: bool, old: int) -> np.ndarray:
     """EDGE records of the documents that share a key, none twice.
 
-    `keys` are KEY records sorted by key and document and `borders` say where a key begins. Documents from `old` on are
+    `keys` are KEY records sorted by key and document and `opens` says where a key begins. Documents from `old` on are
     those of an earlier run: they are tied to documents of this one, never to each other.
 
     Without `pairs` a bucket is a star around its smallest document: n documents give n - 1 edges, never n * n. With
     `pairs`, for buckets whose edges are verified, a failure between two documents must not part a third from both:
     every pair of a small bucket is a candidate, and the CENTRES smallest documents of a large one are paired with all.
     """
-    begins = np.flatnonzero(borders)
-    bucket = np.cumsum(borders) - 1
+    begins = np.flatnonzero(opens)
+    bucket = np.cumsum(opens) - 1
     sizes = np.diff(begins, append=len(keys))
     document, sure = keys["document"], (keys["low"] & np.uint64(1)).astype(bool)
     place = np.arange(len(keys)) - begins[bucket]
     dense = pairs & ~sure & (sizes[bucket] <= EVERY_PAIR)
     found = []
     most = int(sizes.max(initial=1))
-    for distance in range(1, min(EVERY_PAIR, most)):
+    for distance in range(1, min(EVERY_PAIR, most)) if pairs else ():
         second = np.flatnonzero(dense & (place >= distance))
         found.append((second - distance, second))
     for centre in range(min(CENTRES if pairs else 1, most)):
@@ -56,7 +58,7 @@ def bucket_edges(keys: np.ndarray, borders: np.ndarray, pairs: bool, old: int) -
 def unique_edges(edges: np.ndarray) -> np.ndarray:
     """The EDGE records sorted, each pair once; it is sure if any of its records is."""
     edges = edges[np.lexsort((~edges["sure"], edges["second"], edges["first"]))]
-    return edges[_borders(edges["first"], edges["second"])]
+    return edges[borders(edges["first"], edges["second"])]
 
 
 def components(edges: np.ndarray) -> np.ndarray:
@@ -133,22 +135,14 @@ def star_labels(stars: np.ndarray) -> np.ndarray:
 def unique_pairs(pairs: np.ndarray) -> np.ndarray:
     """The PAIR records sorted, each once."""
     pairs = pairs[np.lexsort((pairs["second"], pairs["first"]))]
-    return pairs[_borders(pairs["first"], pairs["second"])]
+    return pairs[borders(pairs["first"], pairs["second"])]
 
 
 def _grouped(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The distinct pairs sorted, where each `first` begins, and the number of its group for every pair."""
     pairs = unique_pairs(pairs)
-    opens = _borders(pairs["first"])
+    opens = borders(pairs["first"])
     return pairs, np.flatnonzero(opens), np.cumsum(opens) - 1
-
-
-def _borders(*columns: np.ndarray) -> np.ndarray:
-    """bool: where any of the columns differs from the row before."""
-    opens = np.ones(len(columns[0]), bool)
-    if len(opens):
-        opens[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
-    return opens
 
 
 def _pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:

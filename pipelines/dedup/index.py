@@ -100,7 +100,7 @@ def earlier_runs(config: Dedup, seed: int, first_shard: int, labelled: bool) -> 
             )
         documents = tuple(entry.path for entry in manifest.select(DOCUMENTS))
         decisions = tuple(entry.path for entry in manifest.select("decisions"))
-        keys = {int(entry.path[-13:-8]): entry.path for entry in manifest.select(KEYS)}
+        keys = {_partition(entry.path): entry.path for entry in manifest.select(KEYS)}
         found.append(Earlier(folder, first_shard, documents, decisions, keys, manifest.extra[INDEX]["partitions"]))
         first_shard += len(documents)
     return tuple(found)
@@ -110,10 +110,15 @@ def key_file(partition: int) -> str:
     return f"{KEYS}/{partition:05d}.parquet"
 
 
-def key_table(keys: np.ndarray, borders: np.ndarray) -> pa.Table:
-    """The table of an index of sorted KEY records; `borders` say where a key begins."""
-    begins = np.flatnonzero(borders)
-    place = np.arange(len(keys)) - begins[np.cumsum(borders) - 1]
+def _partition(path: str) -> int:
+    """The inverse of `key_file`."""
+    return int(path.removeprefix(f"{KEYS}/").removesuffix(".parquet"))
+
+
+def key_table(keys: np.ndarray, opens: np.ndarray) -> pa.Table:
+    """The table of an index of sorted KEY records; `opens` says where a key begins."""
+    begins = np.flatnonzero(opens)
+    place = np.arange(len(keys)) - begins[np.cumsum(opens) - 1]
     keys = keys[place < IN_BUCKET]
     return pa.table([np.ascontiguousarray(keys[name]) for name in KEY_TABLE.names], schema=KEY_TABLE)
 

@@ -14,8 +14,10 @@ import xxhash
 
 from pipelines import words
 from pipelines.dedup.graph import EDGE
+from pipelines.groups import borders
 from pipelines.words import Words
 from schemas.hashing import GOLDEN, scramble
+from schemas.recipe import Dedup
 
 MINHASH_BLOCK = 1 << 16  # shingles per block: two working arrays of 256 KiB, whatever the document's size
 HOT = 32  # documents of one bucket that a batch hands on; the others are tied to the first of them on the spot
@@ -23,6 +25,13 @@ HOT = 32  # documents of one bucket that a batch hands on; the others are tied t
 KEY = np.dtype([("high", "<u8"), ("low", "<u8"), ("document", "<u8")])
 """A key and a document that has it. The last bit of `low` is set for keys that settle the matter: equal text, equal
 address. Documents that share any other key are candidates."""
+
+
+def bands_and_rows(config: Dedup) -> tuple[int, int]:
+    """As the recipe gives them, or chosen for its threshold."""
+    if config.threshold is None:
+        return config.bands, config.rows
+    return banding(config.threshold, config.permutations)
 
 
 @lru_cache(maxsize=8)
@@ -167,6 +176,21 @@ def band_keys(signature: np.ndarray, bands: int, salts: Sequence[str]) -> np.nda
     return _halves(b"".join(digests)).reshape(texts, bands, 2)
 
 
+def references(shard: int, rows: np.ndarray) -> np.ndarray:
+    """uint64 [rows]: how the documents in some rows of a shard are named."""
+    return np.uint64(shard << 32) + rows.astype(np.uint64)
+
+
+def shards_of(documents: np.ndarray) -> np.ndarray:
+    """The shard of each reference, uint64."""
+    return documents >> np.uint64(32)
+
+
+def rows_of(documents: np.ndarray) -> np.ndarray:
+    """The row of each reference in its shard, int64."""
+    return (documents & np.uint64(0xFFFFFFFF)).astype(np.int64)
+
+
 def pack_keys(keys: np.ndarray, documents: np.ndarray, sure: bool) -> np.ndarray:
     """KEY records of `keys` uint64 [documents, keys per document, 2]."""
     packed = np.empty(keys.shape[:2], KEY)
@@ -181,8 +205,7 @@ def thin(keys: np.ndarray, most: int = HOT) -> tuple[np.ndarray, np.ndarray]:
     What is left out is tied to the smallest document of its bucket, so a bucket of a million copies reaches the worker
     that sorts it as a few records of each batch.
     """
-    order = np.lexsort((keys["document"], keys["low"], keys["high"]))
-    keys = keys[order]
+    keys = sorted_keys(keys)
     opens = key_borders(keys)
     begins = np.flatnonzero(opens)
     bucket = np.cumsum(opens) - 1
@@ -193,11 +216,14 @@ def thin(keys: np.ndarray, most: int = HOT) -> tuple[np.ndarray, np.ndarray]:
     return keys[~rest], edges
 
 
+def sorted_keys(keys: np.ndarray) -> np.ndarray:
+    """KEY records by key, those of one key by document."""
+    return keys[np.lexsort((keys["document"], keys["low"], keys["high"]))]
+
+
 def key_borders(keys: np.ndarray) -> np.ndarray:
     """bool: where another key begins than that of the record before, in sorted KEY records."""
-    opens = np.ones(len(keys), bool)
-    opens[1:] = (keys["high"][1:] != keys["high"][:-1]) | (keys["low"][1:] != keys["low"][:-1])
-    return opens
+    return borders(keys["high"], keys["low"])
 
 
 def partition(keys: np.ndarray, partitions: int) -> np.ndarray:

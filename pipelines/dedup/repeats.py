@@ -27,6 +27,7 @@ import numpy as np
 import regex
 
 from pipelines import words
+from pipelines.groups import borders
 from pipelines.words import SPACELESS, Words
 from schemas.hashing import span_hashes
 
@@ -184,8 +185,7 @@ def passage_hashes(found: Words, chosen: Passages) -> np.ndarray:
 
 def make_anchors(found: np.ndarray, texts: np.ndarray, shard: int) -> np.ndarray:
     """ANCHOR records of the texts of a batch, each once, from the anchors of all passages and the texts of these."""
-    fresh = np.ones(len(found), bool)
-    fresh[1:] = (found[1:] != found[:-1]) | (texts[1:] != texts[:-1])
+    fresh = borders(found, texts)
     hashes, _ = _pairs(found[fresh], texts[fresh])
     records = np.zeros(len(hashes), ANCHOR)
     records["hash"], records["shard"], records["documents"] = hashes, shard, 1
@@ -202,9 +202,8 @@ def make_keys(hashes: np.ndarray, texts: np.ndarray, ids: np.ndarray, shard: int
 
 def merge(records: np.ndarray) -> np.ndarray:
     """Records (KEY or ANCHOR) of different documents, one for each hash and shard, with the smallest id; sorted."""
-    names = ("hash", "shard")
-    records = records[_order(records, names)]
-    starts = np.flatnonzero(_opens(records, names))
+    records = records[_order(records, ("hash", "shard"))]
+    starts = np.flatnonzero(borders(records["hash"], records["shard"]))
     found = records[starts]
     if len(found):
         found["documents"] = np.add.reduceat(records["documents"], starts)
@@ -217,7 +216,7 @@ def repeated(records: np.ndarray, limit: int) -> np.ndarray:
     They name all its documents, and the smallest id of all.
     """
     records = records[_order(records, ("hash",))]
-    opens = _opens(records, ("hash",))
+    opens = borders(records["hash"])
     starts = np.flatnonzero(opens)
     if not len(starts):
         return records
@@ -229,7 +228,7 @@ def repeated(records: np.ndarray, limit: int) -> np.ndarray:
     found["shard"] = records["shard"]
     found = found[totals[group] > limit]
     found = found[np.lexsort((found["shard"], found["hash"]))]
-    return found[_opens(found, ("hash", "shard"))]
+    return found[borders(found["hash"], found["shard"])]
 
 
 def look_up(hashes: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -244,8 +243,7 @@ def _pairs(hashes: np.ndarray, texts: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """Each pair of a hash and a text once."""
     order = np.lexsort((texts, hashes))
     hashes, texts = hashes[order], texts[order]
-    fresh = np.ones(len(hashes), bool)
-    fresh[1:] = (hashes[1:] != hashes[:-1]) | (texts[1:] != texts[:-1])
+    fresh = borders(hashes, texts)
     return hashes[fresh], texts[fresh]
 
 
@@ -253,15 +251,6 @@ def _order(records: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     """By `names`, then by id where there is one."""
     least = (records["id"][:, 1], records["id"][:, 0]) if records.dtype == KEY else ()
     return np.lexsort((*least, *(records[name] for name in reversed(names))))
-
-
-def _opens(records: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """Where another value of `names` begins."""
-    opens = np.ones(len(records), bool)
-    opens[1:] = False
-    for name in names:
-        opens[1:] |= records[name][1:] != records[name][:-1]
-    return opens
 
 
 # ----------------------------------------------------------------------------------------------------------- spans
@@ -302,8 +291,8 @@ def repeated_passages(
     if not hit.any():
         return np.zeros(0, SPAN)
     owner, begins, ends, place = chosen.texts[hit], chosen.begins[hit], chosen.ends[hit], place[hit]
-    opens = np.ones(len(owner), bool)
-    opens[1:] = (owner[1:] != owner[:-1]) | (begins[1:] > ends[:-1])
+    opens = borders(owner)
+    opens[1:] |= begins[1:] > ends[:-1]
     starts = np.flatnonzero(opens)
     spans = np.zeros(len(starts), SPAN)
     spans["row"], spans["kind"] = owner[starts], SUBSTRING

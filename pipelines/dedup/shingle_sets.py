@@ -18,6 +18,7 @@ from typing import IO
 
 import numpy as np
 
+from pipelines.dedup.kernels import rows_of, shards_of
 from schemas import paths
 from schemas.errors import DataError
 from schemas.hashing import scramble
@@ -127,9 +128,9 @@ def _shared(one: np.ndarray, other: np.ndarray) -> int:
 
 def _by_shard(documents: np.ndarray) -> Iterator[tuple[int, slice, np.ndarray]]:
     """Shard, where its documents stand in the sorted references, and their rows."""
-    shards, begins = np.unique(documents >> np.uint64(32), return_index=True)
+    shards, begins = np.unique(shards_of(documents), return_index=True)
     for shard, begin, end in zip(shards.tolist(), begins.tolist(), [*begins[1:].tolist(), len(documents)]):
-        yield shard, slice(begin, end), (documents[begin:end] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+        yield shard, slice(begin, end), rows_of(documents[begin:end])
 
 
 def _read(documents: np.ndarray, place: Callable[[int], str]) -> list[np.ndarray]:

@@ -85,11 +85,15 @@ class Places:
         """The earlier run that a shard belongs to, None for the run's own."""
         return next((run for run in reversed(self.earlier) if shard >= run.first_shard), None)
 
-    def ranks_of(self, shard: int) -> str:
+    def read_ranks(self, shard: int, rows: np.ndarray, columns: list[str] | None = None) -> pa.Table:
+        """The ranks (RANK, or some `columns` of it with `row`) of the documents that stand in `rows` of a shard."""
         run = self.run_of(shard)
         if run is None:
-            return paths.join(self.output, self.ranks, f"{shard:05d}.parquet")
-        return paths.join(run.folder, run.documents[shard - run.first_shard])
+            path = paths.join(self.output, self.ranks, f"{shard:05d}.parquet")
+        else:
+            path = paths.join(run.folder, run.documents[shard - run.first_shard])
+        ranks = read_table(path, columns)
+        return ranks.take(pa.array(np.searchsorted(ranks["row"].to_numpy(), rows)))
 
     def shingles_of(self, shard: int) -> str:
         run = self.run_of(shard)
@@ -126,21 +130,21 @@ class FindKeys(beam.DoFn):
             address[mask] = kernels.address_keys(keys["url"].filter(pa.array(mask)).to_pylist())
             found = np.flatnonzero(address.any(axis=1))
             named = kernels.salted(address[found], [f"url\x1f{scope}" for scope in scopes[found]])
-            held.append(kernels.pack_keys(named[:, None], self._references(task, found), sure=True))
+            held.append(kernels.pack_keys(named[:, None], kernels.references(task.index, found), sure=True))
         with self._sets(task, languages) as sets:
             for rows, texts in kept_texts(task, mask):
                 lengths[rows] = [len(text) for text in texts]
-                exact[rows] = kernels.exact_keys(texts)
                 if config.exact:
+                    exact[rows] = kernels.exact_keys(texts)
                     same = kernels.salted(exact[rows], scopes[rows].tolist())
-                    held.append(kernels.pack_keys(same[:, None], self._references(task, rows), sure=True))
+                    held.append(kernels.pack_keys(same[:, None], kernels.references(task.index, rows), sure=True))
                 if config.near:
                     hashes, counts = kernels.shingles(kernels.split_words(texts), config.ngram)
                     if sets is not None:
                         sets.add(rows, hashes, counts)
                     some = np.flatnonzero(counts)
                     bands = self._band_keys(hashes, counts[some], salts[rows[some]])
-                    held.append(kernels.pack_keys(bands, self._references(task, rows[some]), sure=False))
+                    held.append(kernels.pack_keys(bands, kernels.references(task.index, rows[some]), sure=False))
                 if sum(part.nbytes for part in held) > FLUSH_BYTES:
                     yield from self._by_partition(held)
                     held = []
@@ -153,14 +157,11 @@ class FindKeys(beam.DoFn):
         return shingle_sets.writer(self.places.shingles_of(task.index), languages)
 
     def _band_keys(self, hashes: np.ndarray, counts: np.ndarray, salts: np.ndarray) -> np.ndarray:
-        bands, rows = bands_and_rows(self.config)
+        bands, rows = kernels.bands_and_rows(self.config)
         signature = kernels.signatures(hashes, counts, kernels.permutations(self.seed, bands * rows))
         lone = kernels.lone_shingles(hashes, counts)
         own = [f"{salt}\x1f{shingle:x}" if shingle else salt for salt, shingle in zip(salts, lone)]
         return kernels.band_keys(signature, bands, own)
-
-    def _references(self, task: Task, rows: np.ndarray) -> np.ndarray:
-        return np.uint64(task.index << 32) + rows.astype(np.uint64)
 
     def _salts(self, task: Task, keys: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What parts the copies and what parts the candidates, objects [rows], and languages as hashes [rows].
@@ -225,15 +226,15 @@ class FindEdges(beam.DoFn):
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Packed]:
         number, parts = element
-        keys = _sorted_keys(unpacked(parts, kernels.KEY))
-        borders = kernels.key_borders(keys)
+        keys = kernels.sorted_keys(unpacked(parts, kernels.KEY))
+        opens = kernels.key_borders(keys)
         if self.places.keep:
-            write_table(self.places.output, key_file(number), key_table(keys, borders))
+            write_table(self.places.output, key_file(number), key_table(keys, opens))
         found = [matching_keys(run, keys, number, self.partitions) for run in self.places.earlier]
         if any(map(len, found)):
-            keys = _sorted_keys(np.concatenate([keys, *found]))
-            borders = kernels.key_borders(keys)
-        edges = graph.bucket_edges(keys, borders, self.pairs, self.places.shards << 32)
+            keys = kernels.sorted_keys(np.concatenate([keys, *found]))
+            opens = kernels.key_borders(keys)
+        edges = graph.bucket_edges(keys, opens, self.pairs, self.places.shards << 32)
         yield from by_edge(edges, self.partitions)
 
 
@@ -300,7 +301,7 @@ class FindComponents(beam.DoFn):
     def process(self, files: list[str]) -> Iterator[Packed]:
         edges = np.concatenate([np.empty(0, graph.PAIR), *map(read_pairs, files)])
         labels = graph.components(edges)
-        yield from packed("labels", labels, labels["document"] >> np.uint64(32))
+        yield from packed("labels", labels, kernels.shards_of(labels["document"]))
 
 
 class ReadStars(beam.DoFn):
@@ -308,7 +309,7 @@ class ReadStars(beam.DoFn):
 
     def process(self, path: str) -> Iterator[Packed]:
         labels = graph.star_labels(graph.downwards(read_pairs(path)))
-        yield from packed("labels", labels, labels["document"] >> np.uint64(32))
+        yield from packed("labels", labels, kernels.shards_of(labels["document"]))
 
 
 class BestOfShard(beam.DoFn):
@@ -321,9 +322,8 @@ class BestOfShard(beam.DoFn):
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Packed]:
         shard, parts = element
         labels = _unique_labels(unpacked(parts, graph.LABEL))
-        rows = (labels["document"] & np.uint64(0xFFFFFFFF)).astype(np.int64)
-        ranks = read_table(self.places.ranks_of(shard))
-        ranks = ranks.take(pa.array(np.searchsorted(ranks["row"].to_numpy(), rows)))
+        rows = kernels.rows_of(labels["document"])
+        ranks = self.places.read_ranks(shard, rows)
         members = np.zeros(len(labels), survivors.SUMMARY)
         members["component"], members["shard"], members["size"] = labels["component"], shard, 1
         members["exact"], members["address"] = id_halves(ranks["exact"]), id_halves(ranks["address"])
@@ -374,15 +374,14 @@ class WriteDecisions(beam.DoFn):
         fired = {name: np.zeros(keys.num_rows, bool) for name in ("exact_duplicate", "same_url", "near_duplicate")}
         labels = _unique_labels(unpacked(given["labels"], graph.LABEL))
         if len(labels):
-            rows = (labels["document"] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+            rows = kernels.rows_of(labels["document"])
             choices = np.sort(unpacked(given["choices"], survivors.CHOICE), order="component")
             choices = choices[np.searchsorted(choices["component"], labels["component"])]
             cluster[rows], survivor[rows] = choices["cluster"], choices["survivor"]
             keep[rows] = (own[rows] == choices["survivor"]).all(axis=1) & (choices["run"] == 0)
             runs[rows] = choices["run"]
             sizes[rows] = np.minimum(choices["size"], np.iinfo(np.int32).max)
-            ranks = read_table(self.places.ranks_of(shard), ["row", "exact", "address"])
-            ranks = ranks.take(pa.array(np.searchsorted(ranks["row"].to_numpy(), rows)))
+            ranks = self.places.read_ranks(shard, rows, ["row", "exact", "address"])
             exact, address = id_halves(ranks["exact"]), id_halves(ranks["address"])
             fired["exact_duplicate"][rows] = (exact == choices["exact"]).all(axis=1) & self.config.exact
             fired["same_url"][rows] = (address == choices["address"]).all(axis=1) & address.any(axis=1)
@@ -452,13 +451,6 @@ def write_pairs(output: str, step: str, number: int, edges: np.ndarray) -> None:
 def read_pairs(path: str) -> np.ndarray:
     with paths.open_read(path) as handle:
         return np.frombuffer(handle.read(), graph.PAIR)
-
-
-def bands_and_rows(config: Dedup) -> tuple[int, int]:
-    """As the recipe gives them, or chosen for its threshold."""
-    if config.threshold is None:
-        return config.bands, config.rows
-    return kernels.banding(config.threshold, config.permutations)
 
 
 def find_pairs(
@@ -547,7 +539,7 @@ def run(job: Job) -> Output:
     labelled = job.sidecars(*sidecars["language"]) is not None
     earlier = earlier_runs(config, recipe.seed, len(tasks), labelled)
     places = Places(job.output, config.index, len(tasks), earlier)
-    bands, _ = bands_and_rows(config)
+    bands, _ = kernels.bands_and_rows(config)
     records = sum(entry.rows for entry in job.manifest("extract").select("documents")) * (bands + 2)
     wanted = min(MOST_PARTITIONS, max(4, math.ceil(records * kernels.KEY.itemsize / PARTITION_BYTES)))
     partitions = max([wanted, *(run.partitions for run in earlier)])
@@ -605,10 +597,6 @@ def _index_files(output: str) -> list[FileEntry]:
 
 def _rows(path: str) -> int:
     return read_table(path, []).num_rows
-
-
-def _sorted_keys(keys: np.ndarray) -> np.ndarray:
-    return keys[np.lexsort((keys["document"], keys["low"], keys["high"]))]
 
 
 def _unique_labels(labels: np.ndarray) -> np.ndarray:

@@ -6,6 +6,8 @@ best of these is the best of all. So a component of any size costs no worker mor
 
 import numpy as np
 
+from pipelines.groups import borders
+
 NO_DATE = b"\xff"  # sorts after every date
 
 SUMMARY = np.dtype(
@@ -61,7 +63,8 @@ def best(members: np.ndarray) -> np.ndarray:
             )
         )
     ]
-    begins, group = _groups(members["component"])
+    opens = borders(members["component"])
+    begins, group = np.flatnonzero(opens), np.cumsum(opens) - 1
     found = members[begins]
     new = np.where(members["run"] > 0, 0, members["size"])
     found["size"] = np.bincount(group, new, len(begins)).astype(np.int64) + np.where(found["run"] > 0, found["size"], 0)
@@ -80,9 +83,3 @@ def choices(summaries: np.ndarray) -> np.ndarray:
         found[name] = winners[name][place]
     found["survivor"] = winners["id"][place]
     return found
-
-
-def _groups(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    opens = np.ones(len(column), bool)
-    opens[1:] = column[1:] != column[:-1]
-    return np.flatnonzero(opens), np.cumsum(opens) - 1
