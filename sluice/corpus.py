@@ -18,7 +18,7 @@ from pipelines.extract.names import PAGE_LOCATOR
 from schemas import paths
 from schemas.documents import PAGES
 from schemas.errors import DataError
-from schemas.hashing import uniform
+from schemas.hashing import ID, uniform
 from schemas.manifest import FileEntry, Manifest
 from schemas.tables import read_table
 
@@ -188,12 +188,18 @@ def read_rejects(folder: str, manifests: Mapping[str, Manifest]) -> Table | None
     chosen = choose_shards(shards)
     names = ["document_id", "source", "path", "locator", "error", "message"]
     tables = [read_table(paths.join(folder, "extract", shards[index].path), names) for index in chosen]
-    table = pa.concat_tables(tables)
-    table = table.set_column(0, "document_id", table["document_id"].cast(pa.binary()))
+    frame = as_frame(pa.concat_tables(tables)).filter(~pl.col("locator").str.contains(PAGE_LOCATOR))
+    return Table(frame, len(chosen), len(shards))
+
+
+def as_frame(table: pa.Table) -> pl.DataFrame:
+    """The table with its ids as plain bytes, which is how polars has them."""
+    for number, field in enumerate(table.schema):
+        if field.type == ID:
+            table = table.set_column(number, field.name, table[field.name].cast(pa.binary()))
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
-    frame = frame.filter(~pl.col("locator").str.contains(PAGE_LOCATOR))
-    return Table(frame, len(chosen), len(shards))
+    return frame
 
 
 @dataclass(frozen=True)
@@ -245,12 +251,9 @@ def _read_rows(folder: str, manifests: Mapping[str, Manifest], part: str, unit: 
     tables = []
     for index in chosen:
         table = read_table(paths.join(folder, "extract", shards[index].path), names)
-        table = table.set_column(0, "document_id", table["document_id"].cast(pa.binary()))
         table = table.append_column("shard", pa.array(np.full(table.num_rows, index, np.int32)))
         tables.append(table.append_column("row", pa.array(np.arange(table.num_rows, dtype=np.int64))))
-    frame = pl.from_arrow(pa.concat_tables(tables))
-    assert isinstance(frame, pl.DataFrame)
-    return Table(frame, len(chosen), len(shards), unit)
+    return Table(as_frame(pa.concat_tables(tables)), len(chosen), len(shards), unit)
 
 
 def read_page_texts(

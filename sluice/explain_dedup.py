@@ -20,14 +20,16 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from pipelines.dedup import kernels
+from pipelines.mix.kernels import named
 from schemas import paths
 from schemas.errors import ConfigError, DataError
-from schemas.hashing import ID, ID_BYTES
+from schemas.hashing import ID
 from schemas.manifest import FileEntry, Manifest, read_manifest
+from schemas.recipe import Dedup
 from schemas.tables import read_table
 from sluice.blocks import most_first
 from sluice.console import console
-from sluice.corpus import read_chosen
+from sluice.corpus import as_frame, read_chosen
 from sluice.differences import word_hunks
 from sluice.run import RECIPE_FILE, find_given, run_folder
 from sluice.text import aligned, printable
@@ -166,27 +168,18 @@ def _earlier(source: str) -> list[Corpus | None]:
 
 def _named(corpus: Corpus, name: str) -> Iterator[dict[str, Any]]:
     """The decisions on the documents that a name stands for, with `shard` and `row`."""
-    try:
-        wanted = bytes.fromhex(name) if len(name) == 2 * ID_BYTES else b""
-    except ValueError:
-        wanted = b""
-
-    def asked(table: pa.Table) -> pa.Array:
-        own = pc.fill_null(pc.equal(table["id"], name), False)
-        return pc.or_(own, pc.equal(table["document_id"], pa.scalar(wanted, ID))) if wanted else own
-
-    yield from _decisions(corpus, asked)
-
-
-def _decisions(corpus: Corpus, chosen: Any) -> Iterator[dict[str, Any]]:
-    """The decisions for which `chosen`, a mask of the table of a shard, is true."""
     for shard, path in enumerate(corpus.decisions):
-        keys = read_table(path, ["document_id", "id", "cluster_id"])
-        rows = np.flatnonzero(chosen(keys).to_numpy())
-        if len(rows):
-            table = read_table(path).take(pa.array(rows))
-            for row, values in zip(rows.tolist(), table.to_pylist()):
-                yield values | {"shard": shard, "row": row}
+        keys = read_table(path, ["document_id", "id"])
+        chosen, _ = named(keys["document_id"].combine_chunks(), keys["id"].combine_chunks(), [name])
+        yield from _rows(corpus, shard, np.flatnonzero(chosen).tolist())
+
+
+def _rows(corpus: Corpus, shard: int, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """The decisions in some rows of a shard, with `shard` and `row`."""
+    if rows:
+        table = read_table(corpus.decisions[shard]).take(pa.array(rows))
+        for row, values in zip(rows, table.to_pylist()):
+            yield values | {"shard": shard, "row": row}
 
 
 def _member(row: dict[str, Any], earlier: str = "") -> Member:
@@ -226,7 +219,9 @@ def explain_document(
     corpus: Corpus, manifest: Manifest, earlier: Sequence[Corpus | None], row: dict[str, Any]
 ) -> dict[str, Any]:
     """What is shown of a document, as JSON has it."""
-    ngram = int(manifest.config["ngram"])
+    settings = Dedup.model_validate({key: value for key, value in manifest.config.items() if key in Dedup.model_fields})
+    bands, rows = kernels.bands_and_rows(settings)
+    ngram = settings.ngram
     others, counts = _others(corpus, row) if row["cluster_size"] > 1 else ([], {"kept": 1})
     asked = next(_read(corpus, [_member(row)], ngram))
     stays = asked if row["keep"] else None
@@ -245,14 +240,13 @@ def explain_document(
         far = sorted(compared, key=lambda member: (member.to_document or 0.0, member.document_id))[:TOLD_APART]
         differences = [_difference(stays, one) for one in _read(corpus, far, ngram)]
         differences.sort(key=lambda one: (one.jaccard, one.after))
-    bands, rows = _banding(manifest.config)
     return {
         "document_id": asked.member.document_id,
         "id": asked.member.id,
         "keep": row["keep"],
         "reasons": row["reasons"],
         "judged": _judged(corpus, row),
-        "settings": {"ngram": ngram, "bands": bands, "rows": rows, "verify": manifest.config.get("verify")},
+        "settings": {"ngram": ngram, "bands": bands, "rows": rows, "verify": settings.verify},
         "cluster": {
             "cluster_id": row["cluster_id"].hex(),
             "size": row["cluster_size"],
@@ -297,9 +291,7 @@ def _others(corpus: Corpus, row: dict[str, Any]) -> tuple[list[Member], dict[str
         rows = np.flatnonzero(pc.equal(table["cluster_id"], pa.scalar(row["cluster_id"], ID)).to_numpy())
         if not len(rows):
             continue
-        members = table.take(pa.array(rows)).append_column("row", pa.array(rows))
-        frame = pl.from_arrow(members.set_column(0, "document_id", members["document_id"].cast(pa.binary())))
-        assert isinstance(frame, pl.DataFrame)
+        frame = as_frame(table.take(pa.array(rows)).append_column("row", pa.array(rows)))
         outcome = pl.when("keep").then(pl.lit("kept")).otherwise(pl.col("reasons").list.first().fill_null("dropped"))
         frame = frame.select("document_id", "row", ~pl.col("keep").alias("drop"), outcome.alias("outcome"))
         counts.update(dict(frame["outcome"].value_counts().iter_rows()))
@@ -308,18 +300,12 @@ def _others(corpus: Corpus, row: dict[str, Any]) -> tuple[list[Member], dict[str
         found += [(*values, shard, number) for *values, number in
                   first.select("drop", "copy", "document_id", "row").iter_rows()]  # fmt: skip
         found = sorted(found)[: COMPARED + 1]
-    places = [(shard, number) for *_, shard, number in found if (shard, number) != (row["shard"], row["row"])]
-    return [_member(one) for one in _rows(corpus, places)], most_first(counts)
-
-
-def _rows(corpus: Corpus, places: Sequence[tuple[int, int]]) -> Iterator[dict[str, Any]]:
     by_shard: dict[int, list[int]] = {}
-    for shard, row in places:
-        by_shard.setdefault(shard, []).append(row)
-    for shard, rows in sorted(by_shard.items()):
-        table = read_table(corpus.decisions[shard]).take(pa.array(rows))
-        for row, values in zip(rows, table.to_pylist()):
-            yield values | {"shard": shard, "row": row}
+    for *_, shard, number in found:
+        if (shard, number) != (row["shard"], row["row"]):
+            by_shard.setdefault(shard, []).append(number)
+    others = [one for shard, numbers in sorted(by_shard.items()) for one in _rows(corpus, shard, numbers)]
+    return [_member(one) for one in others], most_first(counts)
 
 
 def _judged(corpus: Corpus, row: dict[str, Any]) -> bool:
@@ -346,12 +332,6 @@ def _difference(before: Read, after: Read) -> Compared:
     hunks = word_hunks(old, new, CHARACTERS)
     whole = max(len(old), len(new)) <= CHARACTERS
     return Compared(before.member.document_id, after.member.document_id, jaccard, shared, either, hunks, whole)
-
-
-def _banding(config: dict[str, Any]) -> tuple[int, int]:
-    if config.get("threshold") is not None:
-        return kernels.banding(config["threshold"], config["permutations"])
-    return int(config["bands"]), int(config["rows"])
 
 
 def _survivor_told(row: dict[str, Any], survivor: Member | None) -> str:

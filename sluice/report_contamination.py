@@ -61,10 +61,7 @@ def read_matches(folder: str, manifests: Mapping[str, Manifest]) -> corpus.Table
     frames = []
     for index in chosen:
         names = ["document_id", "benchmark", "item", "matched", "ratio"]
-        table = read_table(paths.join(folder, "decontaminate", matches[index].path), names)
-        table = table.set_column(0, "document_id", table["document_id"].cast(pa.binary()))
-        frame = pl.from_arrow(table)
-        assert isinstance(frame, pl.DataFrame)
+        frame = corpus.as_frame(read_table(paths.join(folder, "decontaminate", matches[index].path), names))
         about = {"shard": pl.lit(index, pl.Int32), "row": pl.int_range(pl.len(), dtype=pl.Int64)}
         frames.append(frame.with_columns(**about))
     return corpus.Table(pl.concat(frames), len(chosen), len(shards))

@@ -8,7 +8,6 @@ are made printable, the template escapes them.
 from collections.abc import Mapping
 
 import polars as pl
-import pyarrow as pa
 
 from schemas import paths
 from schemas.manifest import Manifest
@@ -75,11 +74,7 @@ def read_clusters(folder: str, manifests: Mapping[str, Manifest]) -> corpus.Tabl
         table = table.append_column(
             "source", read_table(paths.join(folder, "extract", shards[index].path), ["source"])["source"]
         )
-        for name in ("document_id", "cluster_id", "survivor_id"):
-            table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(pa.binary()))
-        frame = pl.from_arrow(table)
-        assert isinstance(frame, pl.DataFrame)
-        frame = frame.with_columns(
+        frame = corpus.as_frame(table).with_columns(
             pl.lit(index, pl.Int32).alias("shard"), pl.int_range(pl.len(), dtype=pl.Int64).alias("row")
         )
         frame = frame.filter((pl.col("cluster_size") > 1) | ~pl.col("keep"))

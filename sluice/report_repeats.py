@@ -55,11 +55,7 @@ def read_repeats(folder: str, manifests: Mapping[str, Manifest]) -> corpus.Table
     frames = []
     for index in chosen:
         names = ["document_id", "kind", "begin", "end", "hash", "documents", "kept_id", "cut"]
-        table = read_table(paths.join(folder, "dedup", files[index].path), names)
-        for name in ("document_id", "kept_id"):
-            table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(pa.binary()))
-        frame = pl.from_arrow(table)
-        assert isinstance(frame, pl.DataFrame)
+        frame = corpus.as_frame(read_table(paths.join(folder, "dedup", files[index].path), names))
         frames.append(_first(frame.with_columns(pl.lit(index, pl.Int32).alias("shard"))))
     return corpus.Table(_first(pl.concat(frames)), len(chosen), len(shards))
 

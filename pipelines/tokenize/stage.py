@@ -45,8 +45,9 @@ class TokenizeShard(beam.DoFn):
         self.tokenizer = load_tokenizer(self.folder)
 
     def process(self, task: Task) -> Iterator[ShardResult]:
-        labels = _labels(task)
-        spans = masking.read_spans(read_keys(task), task.sidecars, self.mask)
+        keys = read_keys(task)
+        labels = _labels(task, keys)
+        spans = masking.read_spans(keys, task.sidecars, self.mask)
         counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0) | {"documents": labels.num_rows})
         sums: Counter[str] = Counter()
         row = 0
@@ -69,8 +70,7 @@ class TokenizeShard(beam.DoFn):
         yield ShardResult([writer.entry(tokens)], dict(counts), extra=dict(sums))
 
 
-def _labels(task: Task) -> pa.Table:
-    keys = read_table(task.path, ["document_id", "text_hash"])
+def _labels(task: Task, keys: pa.Table) -> pa.Table:
     sidecars = {name: read_table(path) for name, path in task.sidecars.items() if path and name in SIDECARS}
     for name, sidecar in sidecars.items():
         try:
