@@ -1,4 +1,4 @@
-"""What a command costs: CPU seconds, wall time and peak memory of the process and of all that it starts."""
+"""What a command costs, CPU seconds, wall time and peak memory of all its processes; and where peers are installed."""
 
 import os
 import subprocess
@@ -22,6 +22,13 @@ class Spent:
     peak: int  # bytes: the largest sum of the resident sizes of all processes that was seen
     code: int  # exit status
     output: str  # standard output and error
+
+
+def peer_python(name: str) -> str | None:
+    """The Python of the environment build/<name>, or what SLUICE_<NAME>_PYTHON names; None where there is none."""
+    default = Path(__file__).parents[1] / "build" / name / "bin" / "python"
+    python = os.environ.get(f"SLUICE_{name.upper()}_PYTHON", str(default))
+    return python if Path(python).exists() else None
 
 
 def measure(command: Sequence[str], check: bool = True) -> Spent:

@@ -31,7 +31,6 @@ Apart from these, sources: the very passages that indexed questions were made fr
 import argparse
 import difflib
 import json
-import os
 import random
 import subprocess
 import sys
@@ -51,7 +50,7 @@ import regex
 import zstandard
 from scipy.sparse import csr_array
 
-from benchmarks._measure import Spent, measure
+from benchmarks._measure import Spent, measure, peer_python
 from pipelines.decontaminate import kernels
 from pipelines.decontaminate.benchmarks import Fields, Item, read_benchmark
 from schemas.recipe import Decontaminate
@@ -299,9 +298,8 @@ def peer(
     indexed: dict[str, list[Item]], documents: Sequence[Document], folder: Path
 ) -> tuple[list[set[str]], float, float] | None:
     """The same of datatrove, and CPU seconds of building and of searching; None where it is not installed."""
-    default = Path(__file__).parents[1] / "build" / "datatrove" / "bin" / "python"
-    python = os.environ.get("SLUICE_DATATROVE_PYTHON", str(default))
-    if not Path(python).exists():
+    python = peer_python("datatrove")
+    if python is None:
         print("datatrove is not installed: see benchmarks/_datatrove.py")
         return None
     items, texts, answers, index = (folder / name for name in ("items", "texts", "answers", "index"))

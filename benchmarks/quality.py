@@ -29,7 +29,6 @@ Words: documents of eight held-back lines of ../shared/data/languages with phras
 import argparse
 import importlib.metadata
 import json
-import os
 import subprocess
 import tempfile
 import time
@@ -45,6 +44,7 @@ from resiliparse.extract.html2text import extract_plain_text
 from annotators.quality import annotate
 from annotators.segment_train import LOCALES, ask_icu
 from annotators.words import SPACE, kinds_of_characters, runs, tokens
+from benchmarks._measure import peer_python
 from benchmarks.annotate import batch_of_texts
 from schemas.recipe import Range
 
@@ -175,9 +175,8 @@ def fires(labels: pa.RecordBatch, column: str, bound: Range) -> np.ndarray:
 
 def ask_datatrove(task: str, questions: list[Any]) -> tuple[list[Any], float] | None:
     """datatrove's answers and CPU seconds; None where it is not installed."""
-    default = Path(__file__).parents[1] / "build" / "datatrove" / "bin" / "python"
-    python = os.environ.get("SLUICE_DATATROVE_PYTHON", str(default))
-    if not Path(python).exists():
+    python = peer_python("datatrove")
+    if python is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         file, answers = Path(folder, "questions"), Path(folder, "answers")

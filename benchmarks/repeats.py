@@ -24,7 +24,6 @@ and are not compared.
 
 import argparse
 import json
-import os
 import random
 import sys
 import tempfile
@@ -40,7 +39,7 @@ import regex
 import xxhash
 
 from benchmarks._dedup_corpus import make_vocabulary
-from benchmarks._measure import measure
+from benchmarks._measure import measure, peer_python
 from pipelines.dedup import kernels, repeats
 from schemas.cuts import apply_cuts
 from schemas.tables import read_table
@@ -218,9 +217,9 @@ def run_sluice(folder: Path, texts: list[str], plants: list[Plant], base: float)
 
 
 def run_datatrove(folder: Path, texts: list[str], plants: list[Plant]) -> None:
-    python = os.environ.get("SLUICE_DATATROVE_PYTHON")
-    if not python:
-        print("  datatrove: SLUICE_DATATROVE_PYTHON is not set")
+    python = peer_python("datatrove")
+    if python is None:
+        print("  datatrove is not installed: see benchmarks/_dedup_peers.py")
         return
     work = folder / "datatrove"
     work.mkdir()
