@@ -140,9 +140,12 @@ def _earlier_runs(recipe: Recipe) -> dict[str, str]:
 
 
 def _benchmark_files(recipe: Recipe) -> dict[str, str]:
-    from pipelines.decontaminate.benchmarks import find_benchmarks
+    from pipelines.decontaminate.benchmarks import Fields, find_benchmarks, require_items
 
-    found = find_benchmarks(recipe.decontaminate.benchmarks)
+    config = recipe.decontaminate
+    found = find_benchmarks(config.benchmarks)
+    for path in found.values():
+        require_items(path, Fields(config.question, config.choices, config.answer))
     return {f"benchmark:{name}": paths.content_key(path) for name, path in found.items()}
 
 

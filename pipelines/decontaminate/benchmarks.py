@@ -82,24 +82,36 @@ def read_benchmark(path: str, fields: Fields) -> Benchmark:
     An answer that names a choice, by its number or letter, is the text of that choice. Raises ConfigError if the file
     cannot be read or no item has any of the fields.
     """
-    items: list[Item] = []
-    unreadable = 0
+    read = list(_items(path, fields))
+    items = [item for item in read if item is not None]
+    return Benchmark(items, len(read) - len(items))
+
+
+def require_items(path: str, fields: Fields) -> None:
+    """Raise ConfigError for a file that `read_benchmark` finds no item in; reads up to the first one."""
+    next(item for item in _items(path, fields) if item is not None)
+
+
+def _items(path: str, fields: Fields) -> Iterator[Item | None]:
+    """Items of a file in their order, None for a row that cannot be read; ConfigError at the end if there are none."""
+    empty = True
     try:
         for row in _rows(path, [*fields.all, NESTED]):
             if row is None:
-                unreadable += 1
+                yield None
                 continue
             nested = row.get(NESTED)
-            rows = [one for one in nested if isinstance(one, dict)] if isinstance(nested, list) else [row]
-            items += [_item(one, fields) for one in rows if any(one.get(field) is not None for field in fields.all)]
+            for one in [one for one in nested if isinstance(one, dict)] if isinstance(nested, list) else [row]:
+                if any(one.get(field) is not None for field in fields.all):
+                    empty = False
+                    yield _item(one, fields)
     except (OSError, EOFError, zlib.error, DataError) as error:
         raise ConfigError(f"decontaminate.benchmarks: {path}: cannot be read: {error}") from error
-    if not items:
+    if empty:
         raise ConfigError(
             f"decontaminate.benchmarks: {path}: no item has any of the fields {', '.join(fields.all)}; "
             "name its fields in decontaminate.question, choices and answer, one item per JSON line or Parquet row"
         )
-    return Benchmark(items, unreadable)
 
 
 def _item(row: dict[str, Any], fields: Fields) -> Item:

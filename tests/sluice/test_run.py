@@ -187,6 +187,7 @@ def test_a_run_in_use_is_refused(finished, sluice):
         (["filter", "empty"], "--output"),
         (["mix", "documents", "--output", "out"], "pretrain"),
         (["decontaminate", "documents", "--benchmarks", "none.jsonl", "--output", "out"], "none.jsonl"),
+        (["decontaminate", "documents", "--benchmarks", "fields.jsonl", "--output", "out"], "no item has any"),
         (["tokenize", "documents", "--tokenizer", "none", "--output", "out"], "none"),
         (["status", "empty"], "empty"),
         (["show", "nowhere"], "nowhere"),
@@ -198,6 +199,7 @@ def test_bad_configuration_is_one_line_and_exit_code_2(tmp_path, sluice, argumen
     (tmp_path / "empty").mkdir()
     (tmp_path / "documents").mkdir()
     (tmp_path / "documents" / "a.txt").write_text("A short text.")
+    (tmp_path / "fields.jsonl").write_text('{"no_such_field": "a question"}')
     failed = sluice(*arguments, cwd=tmp_path, check=False)
     assert failed.returncode == 2, failed.stderr
     assert words in failed.stderr and len(failed.stderr.strip().splitlines()) == 1
