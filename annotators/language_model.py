@@ -31,6 +31,7 @@ NOWHERE = 2 * BUCKETS  # the bucket of no n-gram and no word
 
 LEVELS = 40  # steps between 0 and the largest value of a column in the file, at most 127
 TEXTS, WORDS = 256, 4096  # that are worked on together
+ROWS = 16  # products of this size stay on one thread; starting others costs three times what they do
 LARGEST = 1 << 28  # bytes of a file's arrays
 LENGTH_POWER = 0.75
 """How the sums of the second step shrink with the length of a text: between a mean and a vector of length 1."""
@@ -131,12 +132,15 @@ def probabilities(model: LanguageModel, found: Words, members: csr_matrix) -> Fl
     parts, sizes = _parts(model, found)
     rows = model.rows[word_buckets(found)]
     lengths = members @ (sizes + ((rows > 0) & (rows <= len(model.buckets))))
-    hidden = (members @ (model.sums(0, parts)) + model.end) / (lengths + 1)[:, None]
+    hidden = np.zeros((-(-len(lengths) // ROWS) * ROWS, len(model.end)), np.float32)
+    hidden[: len(lengths)] = (members @ model.sums(0, parts) + model.end) / (lengths + 1)[:, None]
     table = np.empty((len(hidden), len(model.labels)), np.float32)
     for begin in range(0, len(hidden), TEXTS):  # a few texts at a time, so that they stay in the processor's cache
         scores = table[begin : begin + TEXTS]
-        np.matmul(hidden[begin : begin + TEXTS], model.output.T, out=scores)
+        some = hidden[begin : begin + TEXTS].reshape(-1, ROWS, hidden.shape[1])
+        np.matmul(some, model.output.T, out=scores.reshape(len(some), ROWS, -1))
         _softmax(scores)
+    table = table[: len(lengths)]
     table[lengths == 0] = 0
     _share_out(model, table, members, parts, sizes + 1)
     return table
