@@ -2,10 +2,14 @@
 
     python -m annotators.other_text FOLDER... --output other.parquet
 
-FOLDER holds unpacked Debian packages with interface texts: MediaWiki's message files (`i18n/**/CODE.json`) and
-gettext catalogues (`CODE/LC_MESSAGES/*.mo`). Text without any language comes from this Python: its source files,
-numbers, markup and random letters. Rows are as in the labelled language data: text, label, source, license. Labels
-are the language code and script, for example `ha_Latn`, and `zxx` for what is no language.
+FOLDER holds unpacked Debian packages with interface texts, MediaWiki's message files (`i18n/**/CODE.json`) and gettext
+catalogues (`CODE/LC_MESSAGES/*.mo`), and checkouts of repositories with running text: NTREX-128, the Tatoeba and
+TICO-19 sets of OPUS-MT-testsets, and the stories of Global ASP. Text without any language comes from this Python: its
+source files, numbers, markup and random letters. Rows are as in the labelled language data: text, label, source,
+license. Labels are the language code and script, for example `ha_Latn`, and `zxx` for what is no language.
+
+Of each source one document in eight is never trained on, a document being a news article, a story, thirty lines of
+TICO-19, and otherwise a line.
 """
 
 import argparse
@@ -16,7 +20,8 @@ import json
 import random
 import sysconfig
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,8 +30,11 @@ import regex
 
 from annotators.language import SCRIPTS, script_shares
 from schemas.hashing import uniform
+from schemas.languages import LANGUAGES
 
-LINES = 1_200  # most of one language
+LINES = 1_600  # most of one language, of its sources alike
+HELD_BACK = 1 / 8  # of the documents of each source
+BLOCK = 30  # lines of a document where the source does not say
 FEWEST = 60  # a language with fewer lines teaches nothing
 SHORTEST, LONGEST = 20, 700  # characters of a line
 
@@ -47,6 +55,23 @@ TOO_CLOSE = frozenset(
 )
 """Codes that are varieties of one of the 119, so that calling them `other` would teach the wrong thing."""
 
+SHORT_CODES = dict(
+    pair.split("=")
+    for pair in """
+    amh=am bod=bo bre=br bua=bxr cha=ch chm=mhr chv=cv cor=kw div=dv dzo=dz epo=eo ewe=ee fij=fj fuc=ff ful=ff
+    fuv=ff fry=fy gla=gd grn=gn hau=ha her=hz ibo=ig ido=io ile=ie ina=ia kau=kr kik=ki kin=rw kir=ky kok=gom kua=kj
+    kmr=ku kur=ku lat=la lin=ln lug=lg mlg=mg mon=mn mri=mi nbl=nr nde=nd ndo=ng nya=ny orm=om pus=ps que=qu run=rn
+    sme=se smo=sm sna=sn som=so sot=st ssw=ss tah=ty tir=ti ton=to tsn=tn tso=ts tuk=tk twi=tw uig=ug ven=ve vol=vo
+    wol=wo xho=xh yor=yo zul=zu san=sa toki=tok zza=diq
+    """.split()
+)
+"""The code that the interface texts have for a language, where others give it a longer one."""
+
+COVERED_BY_OTHERS = frozenset(label[:3] for label in LANGUAGES) | frozenset(
+    """ara aze fas lav msa nep nor ori sqi swa uzb yid zho cmn hbs srp fil mey arq rki wuu ota""".split()
+)
+"""Their codes for the 119 labels and what is too close to them."""
+
 OTHER_SCRIPT = frozenset({"ms-arab", "kk-arab", "tg-latn", "tt-latn", "pa-pk", "jv-java", "uz-arab"})
 """Covered languages in a script that their label does not have."""
 
@@ -54,14 +79,25 @@ _PLACEHOLDER = regex.compile(r"\$\d+|%\d*\$?[a-z]\b|%[A-Z_]+%?|\{\d*\}|~|_")
 _MARKUP = regex.compile(r"[<>{}\[\]|@\\=]|https?:|www\.|&\w+;|\.\w{2,4}\b/")
 
 
-def messages(folder: Path) -> Iterator[tuple[str, str, str, str]]:
-    """(language code, text, source, licence) of every message in the packages below `folder`."""
+@dataclass(frozen=True)
+class Found:
+    """A line of a text in the language `code`."""
+
+    code: str
+    text: str
+    source: str
+    license: str
+    document: str  # what is held back together
+
+
+def messages(folder: Path) -> Iterator[Found]:
+    """Every message in the packages below `folder`."""
     for path in sorted(folder.rglob("*.json")):
         if "i18n" in path.parts and path.name != "en.json":
             english = _strings(path.with_name("en.json"))
             for key, text in _strings(path).items():
                 if text != english.get(key):
-                    yield path.stem, text, "mediawiki", "GPL-2.0-or-later"
+                    yield Found(path.stem, text, "mediawiki", "GPL-2.0-or-later", text)
     for path in sorted(folder.rglob("*.mo")):
         code = path.parts[-3].lower().replace("_", "-")
         with path.open("rb") as file:
@@ -72,7 +108,40 @@ def messages(folder: Path) -> Iterator[tuple[str, str, str, str]]:
         source, licence = ("libreoffice", "MPL-2.0") if "libreoffice" in path.parts else ("gettext", "GPL-2.0-or-later")
         for key, text in catalogue._catalog.items():  # type: ignore[attr-defined]
             if isinstance(text, str) and text != key and key:
-                yield code, text, source, licence
+                yield Found(code, text, source, licence, text)
+
+
+def sentences(folder: Path) -> Iterator[Found]:
+    """Every line of the sets of translated sentences below `folder`."""
+    articles = [line for path in folder.rglob("DOCUMENT_IDS.tsv") for line in path.read_text("utf-8").split("\n")]
+    for path in sorted(folder.rglob("newstest2019-ref.*.txt")):
+        code = path.name.split(".")[1].split("-")[0]
+        for text, article in zip(path.read_text("utf-8").split("\n"), articles):
+            yield Found(code, text, "ntrex-128", "CC-BY-SA-4.0", article)
+    seen = set()
+    for path in sorted(folder.rglob("tico19-test.*")):
+        code = path.suffix[1:].split("_")[0]
+        if path.suffix != ".labels" and path.name not in seen:  # the same text stands beside every other language
+            seen.add(path.name)
+            for number, text in enumerate(path.read_text("utf-8").split("\n")):
+                yield Found(code, text, "tico-19", "CC0-1.0", str(number // BLOCK))
+    for path in sorted(folder.rglob("tatoeba-test-v2021-08-07.*")):
+        code = path.suffix[1:].split("_")[0].rstrip("0123456789")
+        if path.suffix != ".labels":
+            for text in path.read_text("utf-8").split("\n"):
+                yield Found(code, text, "tatoeba", "CC-BY-2.0-FR", text)
+
+
+def stories(folder: Path) -> Iterator[Found]:
+    """The pages of the stories below `folder` whose licence is CC-BY or that are in the public domain."""
+    for path in sorted(folder.rglob("[0-9][0-9][0-9][0-9]_*.md")):
+        *pages, end = path.read_text("utf-8", "replace").split("\n##")
+        licence = regex.search(r"License: \[?(CC.BY|Public Domain)\]?\s*$", end, flags=regex.MULTILINE)
+        if licence:
+            for page in pages[1:]:
+                text = " ".join(regex.sub(r"[#*_>\[\]]", " ", page).split())
+                licence_name = "CC-BY-4.0" if licence[1].startswith("CC") else "PD"
+                yield Found(path.parent.name.split("-")[0], text, "storybooks", licence_name, path.name)
 
 
 def _strings(path: Path) -> dict[str, str]:
@@ -92,39 +161,57 @@ def _language(code: str) -> str:
     return regex.split("[-@_]", code)[0]
 
 
-Row = tuple[str, str, str, str]  # text, label, source, licence
+Row = tuple[str, str, str, str]  # text, label, source, license
 
 
 def other_lines(folders: list[Path]) -> tuple[list[Row], list[Row], list[Row]]:
-    """Clean lines, once each: LINES of a language at most, those beyond, and all of the languages that have too few."""
-    found: dict[str, dict[str, tuple[str, str, str]]] = {}
+    """Clean lines, once each: LINES of a language at most, those held back, and all of the languages with too few."""
+    found: dict[str, dict[str, Found]] = {}
     for folder in folders:
-        for code, text, source, licence in messages(folder):
-            if not _wanted(code):
+        for line in (*messages(folder), *_of_others(sentences(folder)), *_of_others(stories(folder))):
+            if not _wanted(line.code):
                 continue
-            for line in _PLACEHOLDER.sub(" ", text).split("\n"):
-                line = " ".join(line.split())
-                if SHORTEST <= len(line) <= LONGEST and not _MARKUP.search(line):
-                    found.setdefault(code, {}).setdefault(line.casefold(), (line, source, licence))
+            for text in _PLACEHOLDER.sub(" ", line.text).split("\n"):
+                text = " ".join(text.split())
+                if SHORTEST <= len(text) <= LONGEST and not _MARKUP.search(text):
+                    found.setdefault(line.code, {}).setdefault(text.casefold(), replace(line, text=text))
     # The same line in two languages is of neither.
     shared = {key for key, count in Counter(key for lines in found.values() for key in lines).items() if count > 1}
     chosen: list[Row] = []
     beyond: list[Row] = []
     rare: list[Row] = []
     for code, lines in sorted(found.items()):
-        kept = [value for key, value in lines.items() if key not in shared and not _looks_english(value[0])]
+        kept = [line for key, line in lines.items() if key not in shared and not _looks_english(line.text)]
         if not kept:
             continue
-        share = script_shares([" ".join(text for text, _, _ in kept[:50])])
-        label = f"{_language(code)}_{(*SCRIPTS, 'Zzzz')[int(share[0].argmax())]}"
-        order = uniform((text.encode() for text, _, _ in kept), "other").argsort()
-        rows = [(kept[row][0], label, *kept[row][1:]) for row in order]
-        if len(rows) < FEWEST:
-            rare += rows
-        else:
-            chosen += rows[:LINES]
-            beyond += rows[LINES:]
+        scripts = script_shares([line.text for line in kept])
+        script = int(scripts.sum(axis=0).argmax())
+        label = f"{_language(code)}_{(*SCRIPTS, 'Zzzz')[script]}"
+        kept = [line for line, share in zip(kept, scripts) if share.argmax() == script]
+        if len(kept) < FEWEST:
+            rare += [(line.text, label, line.source, line.license) for line in kept]
+            continue
+        draws = uniform((f"{line.source} {line.document}".encode() for line in kept), "other document")
+        order = [kept[number] for number in uniform((line.text.encode() for line in kept), "other").argsort()]
+        back = {id(line) for line, draw in zip(kept, draws) if draw < HELD_BACK}
+        beyond += [(line.text, label, line.source, line.license) for line in order if id(line) in back]
+        sources: dict[str, list[Found]] = {}
+        for line in order:
+            if id(line) not in back:
+                sources.setdefault(line.source, []).append(line)
+        room = LINES
+        for number, lines_of_source in enumerate(sorted(sources.values(), key=len)):
+            take = lines_of_source[: room // (len(sources) - number)]
+            room -= len(take)
+            chosen += [(line.text, label, line.source, line.license) for line in take]
     return chosen, beyond, rare
+
+
+def _of_others(lines: Iterable[Found]) -> Iterator[Found]:
+    """The lines in none of the 119, by the codes that the interface texts have for their languages."""
+    for line in lines:
+        if line.code not in COVERED_BY_OTHERS:
+            yield replace(line, code=SHORT_CODES.get(line.code, line.code))
 
 
 _ENGLISH = frozenset("the of and to is for this that you are with not from your be can was by have".split())
@@ -187,9 +274,11 @@ def no_language(lines: int, seed: int = 1) -> Iterator[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m annotators.other_text", description="Text of other languages.")
-    parser.add_argument("folders", type=Path, nargs="+", help="unpacked packages")
+    parser.add_argument("folders", type=Path, nargs="+", help="unpacked packages and checkouts")
     parser.add_argument("--output", type=Path, required=True, help="lines to train on")
-    parser.add_argument("--beyond", type=Path, help="further lines of the same languages, to judge a model on")
+    parser.add_argument(
+        "--beyond", type=Path, help="lines of the same languages that are held back, to judge a model on"
+    )
     parser.add_argument("--rare", type=Path, help="lines of languages with too few to train on, to judge a model on")
     arguments = parser.parse_args()
     chosen, beyond, rare = other_lines(arguments.folders)

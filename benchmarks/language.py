@@ -355,10 +355,11 @@ def print_other(file: str | None) -> None:
     table = pl.read_parquet(file).filter(~pl.col("label").is_in(list(LANGUAGES)))
     joined = paragraphs_of(table, 300, random.Random(SEED))
     print(f"text of other languages ({file}): share given one of the 119, of single lines and of paragraphs of 300")
+    table = table.with_columns(given=pl.Series(identify(table["text"].to_list())["language"]))
     every: dict[str, list[list[str]]] = {}
     for label in sorted(set(table["label"])):
-        texts = table.filter(pl.col("label") == label)["text"].to_list()
-        every[label] = [identify(some)["language"] for some in (texts, joined.get(label, [])) if some]
+        lines = table.filter(pl.col("label") == label)["given"].to_list()
+        every[label] = [lines, identify(joined[label])["language"]] if joined.get(label) else [lines]
     for title, place in (("lines", 0), ("paragraphs", 1)):
         answers = [sets[place] for sets in every.values() if len(sets) > place]
         flat = [label for some in answers for label in some]
@@ -367,6 +368,11 @@ def print_other(file: str | None) -> None:
             print(
                 f"  {title:12}{len(flat):>7} {accepted(flat):>8.2%}; mean of {len(answers)} languages {by_language:.2%}"
             )
+    for source, rows in sorted(table.partition_by("source", as_dict=True).items()):
+        by_language = [accepted(some["given"].to_list()) for some in rows.partition_by("label")]
+        print(
+            f"  {source[0]:28}{len(rows):>7} lines, mean of {len(by_language):>3} languages {np.mean(by_language):.2%}"
+        )
     print("each language: lines, share of them, share of its paragraphs; the worst first")
     order = sorted(every, key=lambda label: -accepted(every[label][0]))
     cells = [

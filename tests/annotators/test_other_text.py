@@ -1,0 +1,70 @@
+"""Lines in other languages, from trees like those of the packages and repositories they are read from."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from annotators import other_text
+from annotators.other_text import LINES, other_lines
+
+
+def write(path: Path, *lines: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+def sentence(language: str, number: int) -> str:
+    return f"{language} mbari kundu wose {'abcdefghij'[number % 10]}{'klmnopqrst'[number // 10 % 10]} zuva {number}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    news = tmp_path / "NTREX-128"
+    write(tmp_path / "DOCUMENT_IDS.tsv", *(f"article-{number // 10}" for number in range(400)))
+    for code in ("sna-Latn", "deu", "mey"):
+        write(news / f"newstest2019-ref.{code}.txt", *(sentence(code, number) for number in range(400)))
+    for pair in ("en-rw", "rw-fr"):
+        write(tmp_path / pair / "tico19-test.rw", *(sentence("kinya", number) for number in range(90)))
+        write(tmp_path / pair / "tico19-test.rw.labels", *["rw"] * 90)
+    pairs = tmp_path / "sna-eng"
+    write(pairs / "tatoeba-test-v2021-08-07.sna", *(sentence("shona", number) for number in range(5000)))
+    write(pairs / "tatoeba-test-v2021-08-07.eng", *(sentence("english", number) for number in range(100)))
+    mixed = [*(sentence("ladino", number) for number in range(80)), "דאס איז אַן אַנדערע שריפֿט"]
+    write(tmp_path / "lad-eng" / "tatoeba-test-v2021-08-07.lad_Latn", *mixed)
+    for number in range(80):
+        licence = "CC-BY-NC" if number % 2 else "CC-BY"
+        pages = [f"##\n{sentence(licence, number)}\n*{number}*" for number in range(number, number + 2)]
+        write(
+            tmp_path / "sn" / f"{number:04}_story.md", "# A title", *pages, "##", f"* License: [{licence}]", "* Text: A"
+        )
+    write(tmp_path / "ki" / "0001_story.md", "# Few", "##", sentence("kikuyu", 1), "##", "* License: [CC-BY]")
+    return tmp_path
+
+
+def test_lines_are_of_other_languages_and_of_free_licences(folder: Path) -> None:
+    chosen, beyond, rare = other_lines([folder])
+    rows = [*chosen, *beyond]
+    assert {label for _, label, _, _ in rows} == {"sn_Latn", "rw_Latn", "lad_Latn"}
+    assert [label for _, label, _, _ in rare] == ["ki_Latn"]
+    assert {licence for _, _, _, licence in rows} == {"CC-BY-SA-4.0", "CC0-1.0", "CC-BY-2.0-FR", "CC-BY-4.0"}
+    texts = [text for text, _, _, _ in rows]
+    assert len(set(texts)) == len(texts) and not any("CC-BY-NC" in text or "deu" in text for text in texts)
+    assert sum(label == "rw_Latn" for _, label, _, _ in rows) == 90  # the same text beside two languages
+    assert not any("שריפֿט" in text for text in texts)  # neither the script of its label nor of any other
+
+
+def test_a_document_is_held_back_whole_and_sources_have_equal_parts(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(other_text, "LINES", 600)
+    chosen, beyond, _ = other_lines([folder])
+    articles = [
+        {int(text.rpartition(" ")[2]) // 10 for text, _, source, _ in rows if source == "ntrex-128"}
+        for rows in (chosen, beyond)
+    ]
+    assert articles[0] and articles[1] and not articles[0] & articles[1]
+    counts = Counter(source for _, label, source, _ in chosen if label == "sn_Latn")
+    assert sum(counts.values()) == 600
+    stories = sum(source == "storybooks" for _, _, source, _ in [*chosen, *beyond])
+    assert counts["storybooks"] <= stories  # all that there are, and of the others as much of one as of the other
+    assert abs(counts["ntrex-128"] - counts["tatoeba"]) <= 1
+    assert LINES > 600 and other_lines([folder])[0] == chosen
