@@ -369,10 +369,8 @@ def print_other(file: str | None) -> None:
                 f"  {title:12}{len(flat):>7} {accepted(flat):>8.2%}; mean of {len(answers)} languages {by_language:.2%}"
             )
     for source, rows in sorted(table.partition_by("source", as_dict=True).items()):
-        by_language = [accepted(some["given"].to_list()) for some in rows.partition_by("label")]
-        print(
-            f"  {source[0]:28}{len(rows):>7} lines, mean of {len(by_language):>3} languages {np.mean(by_language):.2%}"
-        )
+        each = [accepted(some["given"].to_list()) for some in rows.partition_by("label")]
+        print(f"  {source[0]:28}{len(rows):>7} lines, mean of {len(each):>3} languages {np.mean(each):.2%}")
     print("each language: lines, share of them, share of its paragraphs; the worst first")
     order = sorted(every, key=lambda label: -accepted(every[label][0]))
     cells = [
