@@ -75,8 +75,10 @@ def datatrove(documents, work):
         ([MinhashDedupCluster(buckets, clusters, config, save_cluster_id=True)], 1),
         ([read, MinhashDedupFilter(clusters), JsonlWriter(output, compression=None)], 1),
     ]
-    for step, tasks in steps:
-        LocalPipelineExecutor(pipeline=step, tasks=tasks, workers=1, skip_completed=False).run()
+    for number, (step, tasks) in enumerate(steps):
+        LocalPipelineExecutor(
+            pipeline=step, tasks=tasks, workers=1, skip_completed=False, logging_dir=f"{work}/logs{number}"
+        ).run()
     seconds = {"imports": imported, "deduplication": spent() - imported}
 
     import numpy as np

@@ -86,7 +86,8 @@ def figures(rows: Sequence[dict[str, Any]], texts: Sequence[str]) -> dict[str, f
         else:
             counts[row["table"]].append(gram_counts(row["text"], text))
     articles, reader, segments = (counts[table] for table in TABLES)
-    micro = f1(tuple(map(sum, zip(*segments))))
+    right, extra, missing = map(sum, zip(*segments))
+    micro = f1((right, extra, missing))
     values = [f1_of_means(articles), f1_of_means(reader), micro]
     by_page = [statistics.fmean(map(f1, articles)), statistics.fmean(map(f1, reader)), micro]
     return dict(zip(TABLES, values)) | {"mean": statistics.fmean(values), "by page": statistics.fmean(by_page)}
