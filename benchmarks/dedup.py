@@ -14,8 +14,10 @@ SLUICE_RENSA_PYTHON (benchmarks/_dedup_peers.py says how to make them).
   pages the two differ most. `labelled` is with the labels of `sluice annotate`, as in a recipe.
 - speed: the whole stage on documents of 460 words (3.1 kB) beside text-dedup and datatrove, 5-grams, 14 bands of 8 rows
   for all, and recall by kind of pair. `expected` is 1 - (1 - J^8)^14, averaged over the true J of the pairs: what
-  signatures without a fault find; `s.e.` is its standard error for as many pairs. A wrong cluster holds documents that
-  have at most a header and a footer in common. `imports` of sluice is a run on one document; reading is `sluice
+  signatures without a fault find; `s.e.` is its standard error for as many pairs. Under a peer stands what sluice finds
+  more than it, in standard errors of a difference: as both draw signatures at random from the same chances, values
+  from -2 to 2 say that they find as much. A wrong cluster holds documents that have at most a header and a footer in
+  common. `imports` of sluice is a run on one document; reading is `sluice
   extract`, which the peers do not have to do. datatrove, whose words are spaCy's, gets the first 20,000 documents only.
 - kernel: signatures of the same documents beside datasketch and rensa: from texts; from the n-grams as bytes; from
   64-bit hashes of the n-grams.
@@ -181,7 +183,9 @@ def speed(work: Path, documents: int) -> None:
         values = dict(by_kind.select("kind", name).iter_rows())
         shown = {"len": "pairs", "jaccard": "mean Jaccard index", "error": "s.e."}.get(name, name)
         print(f"{shown:24}" + "".join(f"{values[kind]:>10.{digits}f}" for kind in KINDS))
+    errors = dict(by_kind.select("kind", "error").iter_rows())
     rows: list[tuple[str, Spent, float, int]] = []
+    own: dict[str, float] = {}
     for name, verify in (("sluice", None), ("sluice, verified at .65", 0.65)):
         output = work / f"out-{verify}"
         spent = deduplicate(work / "run", output, {"bands": BANDS, "rows": ROWS, "verify": verify})
@@ -190,7 +194,8 @@ def speed(work: Path, documents: int) -> None:
             rows.append(
                 (f"{name}, with reading", Spent(spent.cpu + reading.cpu, 0, 0, 0, ""), 2 * fixed.cpu, documents)
             )
-        print_recall(name, truth, decisions(output).select("id", "cluster"))
+        recall = print_recall(name, truth, decisions(output).select("id", "cluster"))
+        own = recall if verify is None else own
     part = work / "part"
     part.mkdir()
     for file in sorted(corpus.iterdir())[:SLOW_FILES]:
@@ -205,7 +210,10 @@ def speed(work: Path, documents: int) -> None:
             spent, answer = asked
             ids = pl.read_parquet(folder / "*.parquet", columns=["id"])["id"]
             rows.append((peer, spent, answer["seconds"]["imports"], len(ids)))
-            print_recall(peer, truth, pl.DataFrame({"id": ids, "cluster": answer["clusters"]}))
+            recall = print_recall(peer, truth, pl.DataFrame({"id": ids, "cluster": answer["clusters"]}))
+            if folder == corpus:
+                more = ((own[kind] - recall[kind]) / (2**0.5 * max(errors[kind], 1e-9)) for kind in KINDS)
+                print(f"{'  sluice less this, s.e.':24}" + "".join(f"{value:>10.1f}" for value in more))
     print(f"\n{'':28}{'documents':>10}{'CPU s':>9}{'imports':>9}{'a CPU s':>9}{'without imports':>17}{'peak MiB':>10}")
     for name, spent, imports, count in rows:
         rate, warm = count / spent.cpu, count / (spent.cpu - imports)
@@ -226,10 +234,11 @@ def ask(peer: str, variable: str, documents: Path, work: Path) -> tuple[Spent, d
         return spent, json.loads(answers.read_text())
 
 
-def print_recall(name: str, truth: pl.DataFrame, found: pl.DataFrame) -> None:
-    """`found`: `id` (pair:side) and `cluster` of every document."""
+def print_recall(name: str, truth: pl.DataFrame, found: pl.DataFrame) -> dict[str, float]:
+    """Recall by kind. `found`: `id` (pair:side) and `cluster` of every document."""
     recall, wrong = judge(truth, found)
     print(f"{name:24}" + "".join(f"{recall[kind]:>10.4f}" for kind in KINDS) + f"   wrong clusters {wrong}")
+    return recall
 
 
 def judge(truth: pl.DataFrame, found: pl.DataFrame) -> tuple[dict[str, float], int]:
