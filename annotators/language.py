@@ -41,7 +41,7 @@ from schemas.labels import LANGUAGE
 from schemas.languages import LANGUAGES, OTHER, UNDETERMINED, UNSPACED_SCRIPTS, script_of
 from schemas.tables import struct_lists
 
-VERSION = "3"
+VERSION = "4"
 
 READ = 1 << 18  # characters of a document
 STRETCHES = 4

@@ -3,9 +3,9 @@
 Rows have `text`, `label` and `source`. Labels outside the 119 of schemas.languages teach what `other` is: each stays a
 class of its own, and only the answer is `other`.
 
-What keeps the model from learning sources and lengths instead of languages: rare labels are repeated; whole lines,
-pieces of 20-60 letters and several lines of a source together are all trained on; inside groups of look-alikes every
-label weighs the same, and each of its sources by the square root of its lines.
+What keeps the model from learning sources and lengths instead of languages: rare labels of the 119 are repeated; whole
+lines, pieces of 20-60 letters and several lines of a source together are all trained on; inside groups of look-alikes
+every label weighs the same, and each of its sources by the square root of its lines.
 """
 
 import tempfile
@@ -35,6 +35,7 @@ from annotators.language_model import (
 )
 from annotators.ngrams import LONGEST, characters, composed, fold, framed, ngrams, normal_form, words
 from schemas.errors import ConfigError
+from schemas.languages import LANGUAGES
 
 SEED = 1
 REPEATED_TO, MOST_REPEATS = 4_000, 4  # lines of a label
@@ -184,7 +185,7 @@ def _examples(lines: Lines) -> Iterable[tuple[str, str]]:
     examples: list[tuple[str, str]] = []
     for label in np.unique(lines.labels):
         rows = np.flatnonzero(lines.labels == label)
-        repeats = min(MOST_REPEATS, max(1, REPEATED_TO // len(rows)))
+        repeats = min(MOST_REPEATS, max(1, REPEATED_TO // len(rows))) if label in LANGUAGES else 1
         for row in np.tile(rows, repeats):
             form = forms[row]
             examples.append((label, form))

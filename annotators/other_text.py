@@ -13,6 +13,7 @@ TICO-19, and otherwise a line.
 """
 
 import argparse
+import ast
 import base64
 import gettext
 import hashlib
@@ -22,6 +23,7 @@ import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,6 +41,7 @@ FEWEST = 60  # a language with fewer lines teaches nothing
 SHORTEST, LONGEST = 20, 700  # characters of a line
 
 NO_LANGUAGE = "zxx"
+NO_LANGUAGE_LINES = 20_000
 
 COVERED = frozenset(
     """en fr pt de ro sv da bg ru cs el uk es nl sk hr pl lt nb nn no fa sl gu lv it oc ne mr be sr lb vec as cy szl ast
@@ -46,7 +49,7 @@ COVERED = frozenset(
     ars apc arz ary acm acq aeb ajp he mt id ms tl fil ceb jv su min ban bjn pag ilo war ta te kn ml tr az uz kk ba tt
     th lo fi et hu vi km ja ko ka eu ht pap kea tpi sw""".split()
 )
-"""Codes of the 119 labels, whatever follows a hyphen; see `_too_close` for scripts."""
+"""Codes of the 119 labels, whatever follows a hyphen; see OTHER_SCRIPT."""
 
 TOO_CLOSE = frozenset(
     """sh isv simple qqq qqx mo jut aln frc map-bms gan hsn wuu lzh nan-hant nan cdo cdo-hant hak hak-hant cpx cpx-hant
@@ -222,6 +225,9 @@ def _looks_english(line: str) -> bool:
     return len(words) >= 4 and sum(word in _ENGLISH for word in words) * 4 >= len(words)
 
 
+_CODE = regex.compile(r"^[^#]*[=(\[{]")
+
+
 _SPELLINGS: tuple[Callable[[bytes], str], ...] = (
     lambda raw: base64.b64encode(raw).decode(),
     bytes.hex,
@@ -230,17 +236,28 @@ _SPELLINGS: tuple[Callable[[bytes], str], ...] = (
 )
 
 
+@cache
+def _code_lines(file: Path) -> list[str]:
+    """The lines of a Python file that are in no text that stands by itself, as docstrings do."""
+    content = file.read_text(encoding="utf-8", errors="replace")
+    lines = content.split("\n")
+    for node in ast.walk(ast.parse(content)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            lines[node.lineno - 1 : node.end_lineno] = [""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
+    return lines
+
+
 def no_language(lines: int, seed: int = 1) -> Iterator[Row]:
     """Source code, numbers, markup, identifiers, base64 and random letters."""
     dice = random.Random(seed)
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     each = lines // 5
     for _ in range(each):
-        code = dice.choice(files).read_text(encoding="utf-8", errors="replace").split("\n")
+        code = _code_lines(dice.choice(files))
         begin = dice.randrange(max(1, len(code) - 10))
         block = [line.strip() for line in code[begin : begin + dice.randint(1, 8)]]
-        text = " ".join(line for line in block if regex.search(r"[=(\[{:]", line) and '"""' not in line)
-        if len(text) >= SHORTEST:
+        text = " ".join(line for line in block if _CODE.search(line))
+        if len(text) >= SHORTEST and not _looks_english(text):
             yield text[:LONGEST], NO_LANGUAGE, "python-standard-library", "PSF-2.0"
     for number in range(each):
         raw = hashlib.shake_256(str(number).encode()).digest(dice.randint(15, 300))
@@ -283,7 +300,7 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen, beyond, rare = other_lines(arguments.folders)
     for path, rows in (
-        (arguments.output, [*chosen, *no_language(10_000)]),
+        (arguments.output, [*chosen, *no_language(NO_LANGUAGE_LINES)]),
         (arguments.beyond, beyond),
         (arguments.rare, rare),
     ):
