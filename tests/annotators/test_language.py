@@ -6,6 +6,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from annotators import language
 from annotators.language import SCRIPTS, annotate, identify, script_shares
 from annotators.train import class_figures
 from schemas.labels import check_sidecar
@@ -150,3 +151,17 @@ def test_of_a_long_document_stretches_are_read() -> None:
 )
 def test_what_is_no_language_gets_none_of_the_labels(text: str) -> None:
     assert identify([text])["language"][0] in ("other", "und")
+
+
+def test_english_counts_more_than_other_languages_and_changes_nothing_between_them(monkeypatch):
+    texts = ["Machine learning models need data.", "Vi ses i morgen, min ven.", "Мы увидимся завтра."]
+    counted = next(language.label(language.packaged(), texts)).documents
+    monkeypatch.setattr(language, "ENGLISH", 1.0)
+    alike = next(language.label(language.packaged(), texts)).documents
+    english = language.NAMES.tolist().index("eng_Latn")
+    assert alike.label[0] == counted.label[0] == english
+    odds = [answers.score / (1 - answers.score) for answers in (counted, alike)]
+    assert odds[0][0] == pytest.approx(3 * odds[1][0], rel=1e-3)
+    assert counted.label[2] == alike.label[2] != english
+    assert counted.score[2] == pytest.approx(alike.score[2], abs=1e-6)  # no letters of its script, no English
+    assert counted.score[1] <= alike.score[1] and counted.label[1] == alike.label[1]
