@@ -15,11 +15,12 @@ A document's probabilities are the mean of those of its paragraphs, weighted by 
 its languages are those of the letters in the paragraphs of each label.
 
 - `und`: fewer than MIN_LETTERS letters; a letter of a script without spaces counts as three.
-- `other`: it is likelier than the best label and its look-alikes together, or these have a probability below MIN_SCORE,
-  or fewer than half of the characters are letters, white space aside. The score is still that of the best label.
+- `other`: it is likelier than the best label and its look-alikes together, or these have a probability below MIN_SCORE
+  (which a document of several paragraphs may have: it can be in many languages), or fewer than half of the characters
+  are letters, white space aside. The score is still that of the best label.
 
-Of source code only the comments are read, and its paragraphs are not told. Of a text of more than READ characters four
-stretches are read, evenly spaced.
+Addresses (`https://...`) are not read. Of source code only the comments are read, and its paragraphs are not told. Of a
+text of more than READ characters four stretches are read, evenly spaced.
 """
 
 from collections.abc import Iterator
@@ -57,6 +58,10 @@ LEAST_PRIOR = 0.01
 ENGLISH = 3.0
 MIN_SHARE = 0.05  # of a language in a document
 NO_SCRIPT, UNKNOWN_SCRIPT = "Zyyy", "Zzzz"
+
+LONGEST_SCHEME = 8
+_SCHEME = regex.compile(r"[a-zA-Z]+$")
+_ADDRESS = regex.compile("://[!-~]+")
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -180,6 +185,8 @@ def _paragraphs(texts: list[str]) -> _Paragraphs:
     codes = characters(joined)
     feeds = np.flatnonzero(codes == ord("\n"))
     codes = codes.astype(np.intp)  # as an index, once
+    for address in _addresses(joined):
+        codes[address] = ord(" ")
     owner, begin, end = _line_places(pieces, joined if given == read else "\n".join([*given, ""]))
     runs = _runs(codes)
     # A line feed is in a run of white space, which counts for nothing, whatever lines it goes on in.
@@ -200,6 +207,17 @@ def _paragraphs(texts: list[str]) -> _Paragraphs:
         np.add.reduceat(wordy, first).astype(np.float32),
         _script_counts(runs, place, len(first)),
     )
+
+
+def _addresses(text: str) -> Iterator[slice]:
+    """Where the addresses stand, from their scheme on."""
+    at = text.find("://")
+    while at >= 0:
+        scheme = _SCHEME.search(text, max(0, at - LONGEST_SCHEME), at)
+        found = _ADDRESS.match(text, at)
+        end = found.end() if found else at + 3
+        yield slice(scheme.start() if scheme else at, end)
+        at = text.find("://", end)
 
 
 @dataclass(frozen=True)
@@ -241,14 +259,16 @@ def _label_batch(model: LanguageModel, texts: list[str]) -> Labelled:
     prior[several] = (of_several @ (single * share) + whole) / 2 + LEAST_PRIOR
     single = single * prior[read.owner]
     single /= np.maximum(single.sum(axis=1, keepdims=True), 1e-30)
-    answers = _answers(model, single, read.letters, read.wordy >= 0)
+    answers = _answers(model, single, read.letters, read.wordy >= 0, np.full(paragraphs, MIN_SCORE))
     told = np.flatnonzero(answers.label != _UND)
     shares = _counts(
         read.owner[told], answers.label[told], (documents, len(_COVERED) + 1), read.letters[told]
     ).toarray()
     scripts = of_document @ read.scripts
+    least = np.full(documents, MIN_SCORE)
+    least[several] = 0
     return Labelled(
-        _answers(model, of_document @ (single * share), letters, of_document @ read.wordy >= 0),
+        _answers(model, of_document @ (single * share), letters, of_document @ read.wordy >= 0, least),
         np.where(scripts.any(axis=1), scripts.argmax(axis=1), _CODES.index(NO_SCRIPT)),
         shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-30),
         answers,
@@ -360,7 +380,13 @@ def _look_alikes(model: LanguageModel) -> npt.NDArray[np.bool_]:
     return (group[:, None] == group) & (group >= 0) | np.eye(len(_COVERED), dtype=bool)
 
 
-def _answers(model: LanguageModel, table: Floats, weight: Floats, enough_letters: npt.NDArray[np.bool_]) -> Answers:
+def _answers(
+    model: LanguageModel,
+    table: Floats,
+    weight: Floats,
+    enough_letters: npt.NDArray[np.bool_],
+    least: npt.NDArray[np.float64],
+) -> Answers:
     covered = table[:, :-1]
     rows = np.arange(len(table))
     label = covered.argmax(axis=1)
@@ -368,9 +394,9 @@ def _answers(model: LanguageModel, table: Floats, weight: Floats, enough_letters
     covered[rows, label] = -1  # for a moment
     second = covered.max(axis=1)
     covered[rows, label] = score
-    doubtful = np.flatnonzero((score < MIN_SCORE) | (table[:, -1] > score))
+    doubtful = np.flatnonzero((score < least) | (table[:, -1] > score))
     alike = (covered[doubtful] * _look_alikes(model)[label[doubtful]]).sum(axis=1)
-    doubtful = doubtful[(alike < MIN_SCORE) | (table[doubtful, -1] > alike)]
+    doubtful = doubtful[(alike < least[doubtful]) | (table[doubtful, -1] > alike)]
     label[doubtful] = _OTHER
     label[~enough_letters] = _OTHER
     short = weight < MIN_LETTERS

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
 from annotators.ngrams import LONGEST, Words, framed, ngrams
-from schemas.errors import DataError
+from schemas.errors import ConfigError, DataError
 
 BUCKETS = 1 << 21  # of hashed n-grams; as many again of whole words
 
@@ -238,7 +238,10 @@ def _packed(name: str, buckets: Integers, values: Floats) -> dict[str, npt.NDArr
 
 
 def load(path: Path) -> LanguageModel:
-    """The model of a file. Raises DataError for a file that is none; nothing in it can run or grow without bound."""
+    """The model of a file; nothing in it can run or grow without bound.
+
+    Raises ConfigError where there is no file, DataError for a file that is no model.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > LARGEST:
@@ -253,7 +256,7 @@ def load(path: Path) -> LanguageModel:
             members, bias = arrays[f"{name}.members"].astype(np.int64), arrays[f"{name}.bias"].astype(np.float32)
             groups.append(Group(members, *_unpacked(arrays, name), bias))
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
+        raise ConfigError(f"{path}: there is no such file") from None
     except (
         LookupError,
         ValueError,

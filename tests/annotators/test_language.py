@@ -165,3 +165,23 @@ def test_english_counts_more_than_other_languages_and_changes_nothing_between_th
     assert counted.label[2] == alike.label[2] != english
     assert counted.score[2] == pytest.approx(alike.score[2], abs=1e-6)  # no letters of its script, no English
     assert counted.score[1] <= alike.score[1] and counted.label[1] == alike.label[1]
+
+
+ENGLISH_TEXT = "The committee will meet again on Thursday to discuss the proposal in more detail with all members."
+FRENCH_TEXT = "Le comité se réunira de nouveau jeudi pour discuter de la proposition avec tous les membres."
+ROMANIAN_TEXT = "Comitetul se va întruni din nou joi pentru a discuta propunerea cu toți membrii săi."
+
+
+def test_a_document_in_many_languages_has_the_label_of_the_first_among_them():
+    found = identify(["\n\n".join([ENGLISH_TEXT, FRENCH_TEXT, ROMANIAN_TEXT])])
+    shares = {item["language"] for item in found["languages"][0].as_py()}
+    assert shares == {"eng_Latn", "fra_Latn", "ron_Latn"} and found["language"][0] == "eng_Latn"
+
+
+def test_addresses_are_not_read():
+    address = "http://www.example.org/50SITES/index.asp?x=kjhkjh&asd=qweqwe"
+    found = identify(
+        [f"{ENGLISH_TEXT}\n{address}\n{address}\n{address}", address, f"詳しくは{address}をご覧ください。", "://"]
+    )
+    assert found["language"] == ["eng_Latn", "und", "jpn_Jpan", "und"]
+    assert found["language_score"][0] > 0.95
