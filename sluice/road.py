@@ -99,7 +99,10 @@ def _annotators(recipe: Recipe) -> dict[str, Any]:
 def _require_labels(section: str, needed: set[str], recipe: Recipe) -> None:
     missing = sorted(needed - set(recipe.annotate.labels))
     if missing:
-        raise ConfigError(f"`{section}` speaks of the label '{missing[0]}', which `annotate.labels` leaves out")
+        raise ConfigError(
+            f"`{section}` speaks of the label '{missing[0]}', which `annotate.labels` leaves out; "
+            "name it there too, or give no --labels to `sluice annotate`"
+        )
 
 
 def _filter(recipe: Recipe) -> dict[str, Any]:
