@@ -59,7 +59,7 @@ ENGLISH = 3.0
 MIN_SHARE = 0.05  # of a language in a document
 NO_SCRIPT, UNKNOWN_SCRIPT = "Zyyy", "Zzzz"
 
-LONGEST_SCHEME = 8
+LONGEST_SCHEME = 8  # letters before the :// of an address
 _SCHEME = regex.compile(r"[a-zA-Z]+$")
 _ADDRESS = regex.compile("://[!-~]+")
 

@@ -92,6 +92,9 @@ class Found:
     license: str
     document: str  # what is held back together
 
+    def row(self, label: str) -> "Row":
+        return self.text, label, self.source, self.license
+
 
 def messages(folder: Path) -> Iterator[Found]:
     """Every message in the packages below `folder`."""
@@ -192,12 +195,12 @@ def other_lines(folders: list[Path]) -> tuple[list[Row], list[Row], list[Row]]:
         label = f"{_language(code)}_{(*SCRIPTS, 'Zzzz')[script]}"
         kept = [line for line, share in zip(kept, scripts) if share.argmax() == script]
         if len(kept) < FEWEST:
-            rare += [(line.text, label, line.source, line.license) for line in kept]
+            rare += [line.row(label) for line in kept]
             continue
         draws = uniform((f"{line.source} {line.document}".encode() for line in kept), "other document")
         order = [kept[number] for number in uniform((line.text.encode() for line in kept), "other").argsort()]
         back = {id(line) for line, draw in zip(kept, draws) if draw < HELD_BACK}
-        beyond += [(line.text, label, line.source, line.license) for line in order if id(line) in back]
+        beyond += [line.row(label) for line in order if id(line) in back]
         sources: dict[str, list[Found]] = {}
         for line in order:
             if id(line) not in back:
@@ -206,7 +209,7 @@ def other_lines(folders: list[Path]) -> tuple[list[Row], list[Row], list[Row]]:
         for number, lines_of_source in enumerate(sorted(sources.values(), key=len)):
             take = lines_of_source[: room // (len(sources) - number)]
             room -= len(take)
-            chosen += [(line.text, label, line.source, line.license) for line in take]
+            chosen += [line.row(label) for line in take]
     return chosen, beyond, rare
 
 
