@@ -1,12 +1,13 @@
 """The model of language identification: fastText's classifier, then one for each group of languages that look alike.
 
 First step, as in fastText (Joulin et al. 2017): a text is the mean of the vectors of its n-grams, its known words and
-the end of the line, and a softmax over all labels. Second step, where the likeliest label belongs to a group: the
-probability of the group is shared out anew by multinomial logistic regression on the same n-grams and on words. Both
-are sums over words, so every word of a batch is looked up once, however many texts it stands in.
+the end of the line, and a softmax over all labels. Second step, where the likeliest label belongs to a group and is not
+the only one of it with any probability: that of the group is shared out anew by multinomial logistic regression on the
+same n-grams and on words. Both are sums over words, so every word of a batch is looked up once, however many texts it
+stands in.
 
 The file is an `npz` archive without pickled objects: buckets of hashed n-grams and words, ascending, with vectors and
-weights in steps of each column's scale. In memory they are float32.
+weights in whole steps of each column's own size. In memory they are float32.
 """
 
 import io
@@ -29,10 +30,12 @@ BUCKETS = 1 << 21  # of hashed n-grams; as many again of whole words
 
 NOWHERE = 2 * BUCKETS  # the bucket of no n-gram and no word
 
-LEVELS = 40  # steps between 0 and the largest value of a column in the file, at most 127
+STEP = 0.3  # of the values in the file, as a share of the root mean square of their column
+STEPS = (40, 127)  # of the largest value of a column, at least and at most
 TEXTS, WORDS = 256, 4096  # that are worked on together
 ROWS = 16  # products of this size stay on one thread; starting others costs three times what they do
 LARGEST = 1 << 28  # bytes of a file's arrays
+SURE = 0.9999  # of the probability of a group
 LENGTH_POWER = 0.75
 """How the sums of the second step shrink with the length of a text: between a mean and a vector of length 1."""
 
@@ -174,10 +177,12 @@ def _parts(model: LanguageModel, found: Words) -> tuple[csr_matrix, Floats]:
 
 
 def _share_out(model: LanguageModel, table: Floats, members: csr_matrix, parts: csr_matrix, sizes: Floats) -> None:
-    """Second step, in place: inside the group of a text's likeliest label."""
+    """Second step, in place: inside the group of a text's likeliest label, unless the first step is SURE of it."""
     chosen = np.where(table.any(axis=1), model.group_of[table.argmax(axis=1)], -1)
     for number, group in enumerate(model.groups):
         texts = np.flatnonzero(chosen == number)
+        given = table[np.ix_(texts, group.members)]
+        texts = texts[given.max(axis=1, initial=0) < SURE * given.sum(axis=1)]
         if not len(texts):
             continue
         part = members[texts]
@@ -226,7 +231,9 @@ def _packed(name: str, buckets: Integers, values: Floats) -> dict[str, npt.NDArr
     Steps of values are deflated here, by Huffman codes alone: of the repetitions that the archive would look for, those
     that are there by chance make them longer.
     """
-    scale = np.maximum(np.abs(values).max(axis=0, initial=0), 1e-12) / LEVELS
+    magnitude = np.sqrt((values**2).sum(axis=0) / max(1, len(values)))
+    largest = np.abs(values).max(axis=0, initial=1e-12)
+    scale = np.clip(STEP * magnitude, largest / STEPS[1], largest / STEPS[0])
     steps = np.diff(buckets, prepend=0).astype("<u4")
     codes = zlib.compressobj(9, strategy=zlib.Z_HUFFMAN_ONLY)
     content = codes.compress(np.round(values / scale).astype(np.int8).T.tobytes()) + codes.flush()

@@ -5,7 +5,8 @@ class of its own, and only the answer is `other`.
 
 What keeps the model from learning sources and lengths instead of languages: rare labels of the 119 are repeated; whole
 lines, pieces of 20-60 letters and several lines of a source together are all trained on; inside groups of look-alikes
-every label weighs the same, and each of its sources by the square root of its lines.
+every label weighs the same, and each of its sources by the square root of its lines, and a line that stands there in
+several languages is told only from the versions of it that are there.
 """
 
 import tempfile
@@ -20,7 +21,8 @@ import pyarrow as pa
 import pyarrow.json
 import pyarrow.parquet as pq
 from scipy.optimize import minimize
-from scipy.sparse import csr_matrix, diags, vstack
+from scipy.sparse import coo_matrix, csr_matrix, diags, vstack
+from scipy.sparse.csgraph import connected_components
 
 from annotators.classifier import PREFIX
 from annotators.language_model import (
@@ -44,10 +46,12 @@ TOGETHER = (2, 8)  # lines
 
 DIMENSIONS, EPOCHS, RATE, LEAST_WORD_COUNT = 24, 10, 1.0, 20
 KEPT = 130_000  # n-grams and words of the first step
-KEPT_IN_GROUP = 340_000  # weights: n-grams and words times labels
+KEPT_IN_GROUP = 45_000  # n-grams and words of the second step
 LEAST_LINES = 3  # that hold a feature of a group
 UNIT = 3.0  # brings the inputs of a line near length 1, so that the penalty means the same for all groups
 PENALTY, ITERATIONS = 1e-5, 80
+ALIKE = 0.35  # cosine from which two lines may be versions of one
+COMPARED, COMPARABLE = 512, 10_000  # lines at once, and of a label and source; more would take too long
 
 LOOK_ALIKES = (
     "arb_Arab ars_Arab apc_Arab arz_Arab ary_Arab acm_Arab acq_Arab aeb_Arab",
@@ -254,13 +258,75 @@ def train_group(lines: Lines, members: list[str], numbers: Integers) -> Group:
     buckets = np.flatnonzero(have >= LEAST_LINES)
     sizes = np.asarray(counts.sum(axis=1)).ravel()
     rarity = np.log((1 + len(rows)) / (1 + have[buckets])).astype(np.float32)
-    inputs = diags(UNIT / sizes**LENGTH_POWER) @ counts[:, buckets] @ diags(rarity)
-    weights, bias = _regression(inputs.astype(np.float32).tocsr(), truth, len(members), _importance(lines, rows))
-    # What a feature moves: its weights, as often as it is met.
-    weights *= UNIT
-    moves = np.abs(weights - weights.mean(axis=1, keepdims=True)).max(axis=1) * rarity * np.sqrt(have[buckets])
-    kept = np.sort(np.argsort(-moves, kind="stable")[: KEPT_IN_GROUP // len(members)])
-    return Group(numbers, buckets[kept], weights[kept] * rarity[kept, None], bias)
+    inputs = (diags(UNIT / sizes**LENGTH_POWER) @ counts[:, buckets] @ diags(rarity)).astype(np.float32).tocsr()
+    told = _told_from(_versions(inputs, truth, lines.sources[rows]), truth, lines.sources[rows], len(members))
+    importance = _importance(lines, rows)
+    weights, _ = _regression(inputs, truth, told, importance)
+    # What a feature moves: how far its weights lie apart, as often and as much as it is met.
+    moves = np.abs(weights - weights.mean(axis=1, keepdims=True)).max(axis=1)
+    moves *= np.sqrt(np.asarray(inputs.multiply(inputs).sum(axis=0)).ravel())
+    kept = np.sort(np.argsort(-moves, kind="stable")[:KEPT_IN_GROUP])
+    weights, bias = _regression(inputs[:, kept], truth, told, importance)
+    return Group(numbers, buckets[kept], UNIT * weights * rarity[kept, None], bias)
+
+
+def _versions(inputs: csr_matrix, truth: Integers, sources: npt.NDArray[np.str_]) -> Integers:
+    """Number of the text that each line is a version of.
+
+    Two lines of a source, in different languages, are versions of one text if each is the other's most similar line.
+    Where there are more than COMPARABLE lines, they are all taken for texts of their own.
+    """
+    norms = np.sqrt(np.asarray(inputs.multiply(inputs).sum(axis=1)).ravel())
+    unit = (diags(1 / np.maximum(norms, 1e-9)) @ inputs).tocsr()
+    begins, ends = [], []
+    for source in np.unique(sources):
+        own = [np.flatnonzero((sources == source) & (truth == label)) for label in np.unique(truth)]
+        for number, left in enumerate(own):
+            for right in own[number + 1 :]:
+                if 0 < len(left) <= COMPARABLE and 0 < len(right) <= COMPARABLE:
+                    first, second = _nearest_pairs(unit[left], unit[right])
+                    begins.append(left[first])
+                    ends.append(right[second])
+    if not begins:
+        return np.arange(len(truth))
+    edges = np.concatenate(begins), np.concatenate(ends)
+    graph = coo_matrix((np.ones(len(edges[0])), edges), shape=(len(truth), len(truth)))
+    return connected_components(graph, directed=False)[1]
+
+
+def _nearest_pairs(left: csr_matrix, right: csr_matrix) -> tuple[Integers, Integers]:
+    """Rows of both that are each other's nearest, with a cosine of ALIKE at least; rows have length 1."""
+    columns = right.T.tocsc()
+    nearest, cosine = np.zeros(left.shape[0], np.int64), np.zeros(left.shape[0])
+    backwards, best = np.full(right.shape[0], -1), np.zeros(right.shape[0])
+    for begin in range(0, left.shape[0], COMPARED):
+        cosines = (left[begin : begin + COMPARED] @ columns).toarray()
+        here = slice(begin, begin + len(cosines))
+        nearest[here], cosine[here] = cosines.argmax(axis=1), cosines.max(axis=1)
+        better = cosines.max(axis=0) > best
+        backwards[better] = begin + cosines.argmax(axis=0)[better]
+        best = np.maximum(best, cosines.max(axis=0))
+    mutual = np.flatnonzero((cosine >= ALIKE) & (backwards[nearest] == np.arange(len(nearest))))
+    return mutual, nearest[mutual]
+
+
+def _told_from(
+    versions: Integers, truth: Integers, sources: npt.NDArray[np.str_], classes: int
+) -> npt.NDArray[np.bool_]:
+    """The labels that each line has to be told from: [lines, classes].
+
+    Where a language has lines of a source but no version of this one, the version was held back or left out. The words
+    of the text would then speak against that language, so nothing is learned of it. A line that stands alone is told
+    from all.
+    """
+    there = np.zeros((versions.max() + 1, classes), bool)
+    there[versions, truth] = True
+    told = there[versions]
+    told[np.bincount(versions)[versions] == 1] = True
+    for source in np.unique(sources):
+        own = sources == source
+        told[np.ix_(own, np.bincount(truth[own], minlength=classes) == 0)] = True
+    return told
 
 
 def _importance(lines: Lines, rows: Integers) -> Floats:
@@ -274,9 +340,15 @@ def _importance(lines: Lines, rows: Integers) -> Floats:
     return (weight / weight.mean()).astype(np.float32)
 
 
-def _regression(inputs: csr_matrix, truth: Integers, classes: int, importance: Floats) -> tuple[Floats, Floats]:
-    """Weights [features, classes] and bias [classes] of multinomial logistic regression with an L2 penalty."""
-    rows, features = inputs.shape
+def _regression(
+    inputs: csr_matrix, truth: Integers, told: npt.NDArray[np.bool_], importance: Floats
+) -> tuple[Floats, Floats]:
+    """Weights [features, classes] and bias [classes] of multinomial logistic regression with an L2 penalty.
+
+    Each line is told from the labels of its row in `told`, its own among them.
+    """
+    (rows, features), classes = inputs.shape, told.shape[1]
+    hidden = np.where(told, np.float32(0), np.float32(-np.inf))
     transposed = inputs.T.tocsr()
     expected = np.zeros((rows, classes), np.float32)
     expected[np.arange(rows), truth] = 1
@@ -284,7 +356,7 @@ def _regression(inputs: csr_matrix, truth: Integers, classes: int, importance: F
 
     def loss(flat: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         weights, bias = flat[:-classes].reshape(features, classes).astype(np.float32), flat[-classes:]
-        scores = inputs @ weights + bias.astype(np.float32)
+        scores = inputs @ weights + bias.astype(np.float32) + hidden
         scores -= scores.max(axis=1, keepdims=True)
         raised = np.exp(scores)
         total = raised.sum(axis=1)

@@ -3,13 +3,14 @@
     python -m annotators.other_text FOLDER... --output other.parquet
 
 FOLDER holds unpacked Debian packages with interface texts, MediaWiki's message files (`i18n/**/CODE.json`) and gettext
-catalogues (`CODE/LC_MESSAGES/*.mo`), and checkouts of repositories with running text: NTREX-128, the Tatoeba and
-TICO-19 sets of OPUS-MT-testsets, and the stories of Global ASP. Text without any language comes from this Python: its
+catalogues (`CODE/LC_MESSAGES/*.mo`), and checkouts of repositories with running text: NTREX-128, OLDI Seed, the Tatoeba
+and TICO-19 sets of OPUS-MT-testsets, and the stories of Global ASP. Languages with little text get words of the GATITOS
+lexicons, a few to a line. Text without any language comes from this Python: its
 source files, numbers, markup and random letters. Rows are as in the labelled language data: text, label, source,
 license. Labels are the language code and script, for example `ha_Latn`, and `zxx` for what is no language.
 
 Of each source one document in eight is never trained on, a document being a news article, a story, thirty lines of
-TICO-19, and otherwise a line.
+TICO-19 or Seed, and otherwise a line.
 """
 
 import argparse
@@ -30,17 +31,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import regex
 
-from annotators.language import SCRIPTS, script_shares
+from annotators.language import NO_LANGUAGE, SCRIPTS, script_shares
 from schemas.hashing import uniform
 from schemas.languages import LANGUAGES
 
 LINES = 1_600  # most of one language, of its sources alike
 HELD_BACK = 1 / 8  # of the documents of each source
+ENTRIES = 5  # of a lexicon in a line
 BLOCK = 30  # lines of a document where the source does not say
 FEWEST = 60  # a language with fewer lines teaches nothing
 SHORTEST, LONGEST = 20, 700  # characters of a line
 
-NO_LANGUAGE = "zxx"
+LEXICON = "gatitos"
 NO_LANGUAGE_LINES = 20_000
 
 COVERED = frozenset(
@@ -53,7 +55,7 @@ COVERED = frozenset(
 
 TOO_CLOSE = frozenset(
     """sh isv simple qqq qqx mo jut aln frc map-bms gan hsn wuu lzh nan-hant nan cdo cdo-hant hak hak-hant cpx cpx-hant
-    hak-hans gan-hans gan-hant wuu-hans wuu-hant cpx-hans arq avl shu afb apd sms-x en-gb kk-latn zh-cdo
+    hak-hans gan-hans gan-hant wuu-hans wuu-hant cpx-hans arq avl ayl shu afb apd meo sms-x en-gb kk-latn zh-cdo
     hke hyw als nb no nn lki qqq""".split()
 )
 """Codes that are varieties of one of the 119, so that calling them `other` would teach the wrong thing."""
@@ -62,10 +64,10 @@ SHORT_CODES = dict(
     pair.split("=")
     for pair in """
     amh=am bod=bo bre=br bua=bxr cha=ch chm=mhr chv=cv cor=kw div=dv dzo=dz epo=eo ewe=ee fij=fj fuc=ff ful=ff
-    fuv=ff fry=fy gla=gd grn=gn hau=ha her=hz ibo=ig ido=io ile=ie ina=ia kau=kr kik=ki kin=rw kir=ky kok=gom kua=kj
-    kmr=ku kur=ku lat=la lin=ln lug=lg mlg=mg mon=mn mri=mi nbl=nr nde=nd ndo=ng nya=ny orm=om pus=ps que=qu run=rn
-    sme=se smo=sm sna=sn som=so sot=st ssw=ss tah=ty tir=ti ton=to tsn=tn tso=ts tuk=tk twi=tw uig=ug ven=ve vol=vo
-    wol=wo xho=xh yor=yo zul=zu san=sa toki=tok zza=diq
+    fuv=ff fry=fy gla=gd grn=gn gug=gn hau=ha her=hz ibo=ig ido=io ile=ie ina=ia kau=kr kik=ki kin=rw kir=ky knc=kr
+    kok=gom kua=kj kas=ks kmr=ku kur=ku lat=la lin=ln lug=lg mlg=mg mon=mn mri=mi nbl=nr nde=nd ndo=ng nya=ny orm=om
+    pbt=ps pus=ps que=qu run=rn sme=se smo=sm sna=sn som=so sot=st ssw=ss tah=ty tir=ti ton=to tsn=tn tso=ts tuk=tk
+    twi=tw uig=ug ven=ve vol=vo wol=wo xho=xh yor=yo zul=zu san=sa toki=tok zza=diq
     """.split()
 )
 """The code that the interface texts have for a language, where others give it a longer one."""
@@ -75,7 +77,7 @@ COVERED_BY_OTHERS = frozenset(label[:3] for label in LANGUAGES) | frozenset(
 )
 """Their codes for the 119 labels and what is too close to them."""
 
-OTHER_SCRIPT = frozenset({"ms-arab", "kk-arab", "tg-latn", "tt-latn", "pa-pk", "jv-java", "uz-arab"})
+OTHER_SCRIPT = frozenset({"ms-arab", "kk-arab", "tg-latn", "tt-latn", "pa-pk", "jv-java", "uz-arab", "bjn-arab"})
 """Covered languages in a script that their label does not have."""
 
 _PLACEHOLDER = regex.compile(r"\$\d+|%\d*\$?[a-z]\b|%[A-Z_]+%?|\{\d*\}|~|_")
@@ -136,6 +138,13 @@ def sentences(folder: Path) -> Iterator[Found]:
         if path.suffix != ".labels":
             for text in path.read_text("utf-8").split("\n"):
                 yield Found(code, text, "tatoeba", "CC-BY-2.0-FR", text)
+    for path in sorted(folder.rglob("seed/*_[A-Z][a-z][a-z][a-z]")):
+        if path.name not in LANGUAGES:
+            code, script = path.name.split("_")
+            code = SHORT_CODES.get(code, code)
+            for number, text in enumerate(path.read_text("utf-8").split("\n")):
+                name = code if script == "Latn" else f"{code}-{script.lower()}"  # several have a file for each of two
+                yield Found(name, text, "oldi-seed", "CC-BY-SA-4.0", str(number // BLOCK))
 
 
 def stories(folder: Path) -> Iterator[Found]:
@@ -148,6 +157,16 @@ def stories(folder: Path) -> Iterator[Found]:
                 text = " ".join(regex.sub(r"[#*_>\[\]]", " ", page).split())
                 licence_name = "CC-BY-4.0" if licence[1].startswith("CC") else "PD"
                 yield Found(path.parent.name.split("-")[0], text, "storybooks", licence_name, path.name)
+
+
+def lexicons(folder: Path) -> Iterator[Found]:
+    """Entries of the word lists below `folder`, from all over the alphabet in every line."""
+    for path in sorted(folder.rglob("gatitos/*_en.tsv")):
+        entries = [line.split("\t")[0] for line in path.read_text("utf-8").split("\n") if "\t" in line]
+        lines = len(entries) // ENTRIES
+        for number in range(lines):
+            text = " ".join(entries[number : lines * ENTRIES : lines])
+            yield Found(path.stem.removesuffix("_en").lower(), text, LEXICON, "CC-BY-4.0", text)
 
 
 def _strings(path: Path) -> dict[str, str]:
@@ -171,10 +190,18 @@ Row = tuple[str, str, str, str]  # text, label, source, license
 
 
 def other_lines(folders: list[Path]) -> tuple[list[Row], list[Row], list[Row]]:
-    """Clean lines, once each: LINES of a language at most, those held back, and all of the languages with too few."""
+    """Clean lines, once each: LINES of a language at most, those held back, and all of the languages with too few.
+
+    Lines of a lexicon stand where there is not enough text.
+    """
     found: dict[str, dict[str, Found]] = {}
     for folder in folders:
-        for line in (*messages(folder), *_of_others(sentences(folder)), *_of_others(stories(folder))):
+        for line in (
+            *messages(folder),
+            *_of_others(sentences(folder)),
+            *_of_others(stories(folder)),
+            *lexicons(folder),
+        ):
             if not _wanted(line.code):
                 continue
             for text in _PLACEHOLDER.sub(" ", line.text).split("\n"):
@@ -195,21 +222,23 @@ def other_lines(folders: list[Path]) -> tuple[list[Row], list[Row], list[Row]]:
         label = f"{_language(code)}_{(*SCRIPTS, 'Zzzz')[script]}"
         kept = [line for line, share in zip(kept, scripts) if share.argmax() == script]
         if len(kept) < FEWEST:
-            rare += [line.row(label) for line in kept]
+            rare += [line.row(label) for line in kept if line.source != LEXICON]
             continue
         draws = uniform((f"{line.source} {line.document}".encode() for line in kept), "other document")
         order = [kept[number] for number in uniform((line.text.encode() for line in kept), "other").argsort()]
-        back = {id(line) for line, draw in zip(kept, draws) if draw < HELD_BACK}
+        back = {id(line) for line, draw in zip(kept, draws) if draw < HELD_BACK and line.source != LEXICON}
         beyond += [line.row(label) for line in order if id(line) in back]
         sources: dict[str, list[Found]] = {}
         for line in order:
             if id(line) not in back:
                 sources.setdefault(line.source, []).append(line)
+        entries = sources.pop(LEXICON, [])
         room = LINES
         for number, lines_of_source in enumerate(sorted(sources.values(), key=len)):
             take = lines_of_source[: room // (len(sources) - number)]
             room -= len(take)
             chosen += [line.row(label) for line in take]
+        chosen += [line.row(label) for line in entries[:room]]
     return chosen, beyond, rare
 
 

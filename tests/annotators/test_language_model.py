@@ -7,9 +7,9 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from annotators.language import label
-from annotators.language_model import LanguageModel, load, probabilities, save
+from annotators.language_model import LENGTH_POWER, LanguageModel, load, probabilities, save
 from annotators.language_scores import evaluate
-from annotators.language_train import LOOK_ALIKES, Lines, of_fasttext, read_lines, train, train_group
+from annotators.language_train import LOOK_ALIKES, Lines, _features, of_fasttext, read_lines, train, train_group
 from annotators.ngrams import characters, fold, normal_form, words
 from schemas.errors import ConfigError, DataError
 from schemas.languages import LANGUAGES
@@ -79,6 +79,28 @@ def test_look_alikes_are_told_apart_by_the_second_step(model: LanguageModel, lin
     assert found.accepted == 0
     assert {score.label for score in found.scores} == {*STEMS, "other"} - {"ha_Latn"}
     assert sum(count for _, _, count in found.confusions) == round((1 - found.accuracy) * len(lines.texts))
+
+
+def test_a_missing_version_of_a_text_says_nothing_against_its_language() -> None:
+    dice = random.Random(5)
+    endings = {"hin_Deva": "है", "awa_Deva": "हवे", "mai_Deva": "अछि"}
+    letters = [chr(code) for code in range(ord("क"), ord("ह"))]
+    names = [["".join(dice.choices(letters, k=6)) for _ in range(12)] for _ in range(60)]  # of sixty articles
+    articles = [[" ".join(dice.choices(words, k=20)) for _ in range(5)] for words in names]
+    held_back = 20  # articles that the last language has no version of
+    rows = [
+        (language, f"{line} {ending if dice.random() < 0.6 else ''}")
+        for language, ending in endings.items()
+        for article in articles[held_back if language == "mai_Deva" else 0 :]
+        for line in article
+    ]
+    labels = np.array([language for language, _ in rows])
+    lines = Lines([text for _, text in rows], labels, np.array(["news"] * len(rows)))
+    group = train_group(lines, list(endings), np.arange(3))
+    unseen = _features([f"{line} {endings['mai_Deva']}" for article in articles[:held_back] for line in article])
+    sizes = np.asarray(unseen.sum(axis=1))
+    scores = unseen[:, group.buckets] @ group.weights / sizes**LENGTH_POWER + group.bias
+    assert (scores.argmax(axis=1) == 2).all()
 
 
 def test_a_text_has_no_label_of_another_script(model: LanguageModel) -> None:

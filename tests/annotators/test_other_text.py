@@ -14,6 +14,9 @@ def write(path: Path, *lines: str) -> None:
     path.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
+ARABIC = str.maketrans("abcdefghijklmnopqrstuvwxyz", "ابتثجحخدذرزسشصضطظعغفقكلمنه")
+
+
 def sentence(language: str, number: int) -> str:
     return f"{language} mbari kundu wose {'abcdefghij'[number % 10]}{'klmnopqrst'[number // 10 % 10]} zuva {number}"
 
@@ -68,3 +71,26 @@ def test_a_document_is_held_back_whole_and_sources_have_equal_parts(folder: Path
     assert counts["storybooks"] <= stories  # all that there are, and of the others as much of one as of the other
     assert abs(counts["ntrex-128"] - counts["tatoeba"]) <= 1
     assert LINES > 600 and other_lines([folder])[0] == chosen
+
+
+def test_seed_has_scripts_and_a_lexicon_fills_up(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(other_text, "LINES", 150)
+    seed, lists = tmp_path / "seed", tmp_path / "gatitos"
+    write(seed / "knc_Latn", *(sentence("kanuri", number) for number in range(90)))
+    write(seed / "knc_Arab", *(f"كنم وروم زلال {sentence('', number).translate(ARABIC)}" for number in range(900)))
+    write(seed / "arz_Arab", *(f"مصر ام الدنيا {sentence('', number).translate(ARABIC)}" for number in range(90)))
+    for code in ("dyu", "kr", "aeb", "bjn-Arab"):
+        words = [
+            f"{code.lower()}wo{first}{second}" for first in "abcdefghijklmnopqrstuvwxyz" for second in "klmnopqrstuvwx"
+        ]
+        script = ARABIC if code == "bjn-Arab" else {}
+        write(lists / f"{code}_en.tsv", *(f"{word.translate(script)}\tword" for word in words), "without a translation")
+    write(lists / "en_dyu.tsv", *(f"english{number}\tword" for number in range(400)))
+    chosen, beyond, _ = other_lines([tmp_path])
+    counts = Counter((label, source) for _, label, source, _ in chosen)
+    assert {label for label, _ in counts} == {"kr_Latn", "kr_Arab", "dyu_Latn", "bjn_Arab"}
+    assert counts["dyu_Latn", "gatitos"] == 72  # 364 entries, five to a line
+    assert counts["kr_Latn", "gatitos"] + counts["kr_Latn", "oldi-seed"] == 150
+    assert all(text.count(" ") == 4 for text, _, source, _ in chosen if source == "gatitos")
+    assert {source for _, _, source, _ in beyond} == {"oldi-seed"}
+    assert not any("english" in text or "translation" in text for text, *_ in chosen)
