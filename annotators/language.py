@@ -6,8 +6,8 @@ letters. The probabilities of a paragraph are those of `annotators.language_mode
 - a label whose script less than a fifth of the letters are in has none: a Latin text is never labelled as Arabic;
 - whatever the model gives to languages outside the 119, or to text that is no language, is that of `other`. The model
   is trained on some three hundred other languages, source code, markup and random letters;
-- English counts ENGLISH times and languages outside the 119 OTHERS times: the model was trained on every label as
-  often, but more is written in English than in any other language, and little in those. It matters to short lines only;
+- English counts ENGLISH times: the model was trained on every label as often, but more is written in English than in
+  any other language. It matters to short lines only;
 - the languages of the rest of the document count: each label is weighted by its share in the document and in the
   mean of the paragraphs, so that short lines follow the long ones.
 
@@ -55,10 +55,9 @@ MIN_SCORE = 0.35
 MIN_SCRIPT_SHARE = 0.2
 MIN_LETTER_SHARE = 0.5
 LEAST_PRIOR = 0.01
-ENGLISH, OTHERS = 3.0, 0.4
+ENGLISH = 3.0
 MIN_SHARE = 0.05  # of a language in a document
 NO_SCRIPT, UNKNOWN_SCRIPT = "Zyyy", "Zzzz"
-NO_LANGUAGE = "zxx"  # the label of training text without any
 
 LONGEST_SCHEME = 8  # letters before the :// of an address
 _SCHEME = regex.compile(r"[a-zA-Z]+$")
@@ -358,11 +357,11 @@ def _covered(model: LanguageModel, table: Floats, scripts: Floats) -> Floats:
         covered = table[begin : begin + TEXTS].take(np.maximum(place, 0), axis=1, mode="clip")
         covered *= (letters >= MIN_SCRIPT_SHARE * letters.sum(axis=1, keepdims=True))[:, _SCRIPT_OF]
         covered[:, place < 0] = 0
+        english = covered[:, _ENGLISH].copy()
+        covered[:, _ENGLISH] *= ENGLISH
+        covered /= (1 + (ENGLISH - 1) * english)[:, None]
         some[:, :-1] = covered
-        none = table[begin : begin + TEXTS, model.labels.index(NO_LANGUAGE)] if NO_LANGUAGE in model.labels else 0
-        some[:, -1] = none + OTHERS * np.maximum(0, 1 - covered.sum(axis=1) - none)
-        some[:, _ENGLISH] *= ENGLISH
-        some /= np.maximum(some.sum(axis=1, keepdims=True), 1e-30)
+        some[:, -1] = np.maximum(0, 1 - covered.sum(axis=1))
     return result
 
 

@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -259,7 +260,8 @@ def train_group(lines: Lines, members: list[str], numbers: Integers) -> Group:
     sizes = np.asarray(counts.sum(axis=1)).ravel()
     rarity = np.log((1 + len(rows)) / (1 + have[buckets])).astype(np.float32)
     inputs = (diags(UNIT / sizes**LENGTH_POWER) @ counts[:, buckets] @ diags(rarity)).astype(np.float32).tocsr()
-    told = _told_from(_versions(inputs, truth, lines.sources[rows]), truth, lines.sources[rows], len(members))
+    sources = lines.sources[rows]
+    told = _told_from(_versions(inputs, truth, sources), truth, sources, len(members))
     importance = _importance(lines, rows)
     weights, _ = _regression(inputs, truth, told, importance)
     # What a feature moves: how far its weights lie apart, as often and as much as it is met.
@@ -281,12 +283,12 @@ def _versions(inputs: csr_matrix, truth: Integers, sources: npt.NDArray[np.str_]
     begins, ends = [], []
     for source in np.unique(sources):
         own = [np.flatnonzero((sources == source) & (truth == label)) for label in np.unique(truth)]
-        for number, left in enumerate(own):
-            for right in own[number + 1 :]:
-                if 0 < len(left) <= COMPARABLE and 0 < len(right) <= COMPARABLE:
-                    first, second = _nearest_pairs(unit[left], unit[right])
-                    begins.append(left[first])
-                    ends.append(right[second])
+        own = [rows for rows in own if 0 < len(rows) <= COMPARABLE]
+        units = [unit[rows] for rows in own]
+        for left, right in combinations(range(len(own)), 2):
+            first, second = _nearest_pairs(units[left], units[right])
+            begins.append(own[left][first])
+            ends.append(own[right][second])
     if not begins:
         return np.arange(len(truth))
     edges = np.concatenate(begins), np.concatenate(ends)
@@ -303,9 +305,9 @@ def _nearest_pairs(left: csr_matrix, right: csr_matrix) -> tuple[Integers, Integ
         cosines = (left[begin : begin + COMPARED] @ columns).toarray()
         here = slice(begin, begin + len(cosines))
         nearest[here], cosine[here] = cosines.argmax(axis=1), cosines.max(axis=1)
-        better = cosines.max(axis=0) > best
-        backwards[better] = begin + cosines.argmax(axis=0)[better]
-        best = np.maximum(best, cosines.max(axis=0))
+        highest = cosines.max(axis=0)
+        better = highest > best
+        backwards[better], best[better] = begin + cosines[:, better].argmax(axis=0), highest[better]
     mutual = np.flatnonzero((cosine >= ALIKE) & (backwards[nearest] == np.arange(len(nearest))))
     return mutual, nearest[mutual]
 

@@ -5,9 +5,9 @@
 FOLDER holds unpacked Debian packages with interface texts, MediaWiki's message files (`i18n/**/CODE.json`) and gettext
 catalogues (`CODE/LC_MESSAGES/*.mo`), and checkouts of repositories with running text: NTREX-128, OLDI Seed, the Tatoeba
 and TICO-19 sets of OPUS-MT-testsets, and the stories of Global ASP. Languages with little text get words of the GATITOS
-lexicons, a few to a line. Text without any language comes from this Python: its
-source files, numbers, markup and random letters. Rows are as in the labelled language data: text, label, source,
-license. Labels are the language code and script, for example `ha_Latn`, and `zxx` for what is no language.
+lexicons, a few to a line. Text without any language comes from this Python: its source files, numbers, markup and
+random letters. Rows are as in the labelled language data: text, label, source, license. Labels are the language code
+and script, for example `ha_Latn`, and `zxx` for what is no language.
 
 Of each source one document in eight is never trained on, a document being a news article, a story, thirty lines of
 TICO-19 or Seed, and otherwise a line.
@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import regex
 
-from annotators.language import NO_LANGUAGE, SCRIPTS, script_shares
+from annotators.language import SCRIPTS, script_shares
 from schemas.hashing import uniform
 from schemas.languages import LANGUAGES
 
@@ -43,6 +43,7 @@ FEWEST = 60  # a language with fewer lines teaches nothing
 SHORTEST, LONGEST = 20, 700  # characters of a line
 
 LEXICON = "gatitos"
+NO_LANGUAGE = "zxx"
 NO_LANGUAGE_LINES = 20_000
 
 COVERED = frozenset(
@@ -141,7 +142,6 @@ def sentences(folder: Path) -> Iterator[Found]:
     for path in sorted(folder.rglob("seed/*_[A-Z][a-z][a-z][a-z]")):
         if path.name not in LANGUAGES:
             code, script = path.name.split("_")
-            code = SHORT_CODES.get(code, code)
             for number, text in enumerate(path.read_text("utf-8").split("\n")):
                 name = code if script == "Latn" else f"{code}-{script.lower()}"  # several have a file for each of two
                 yield Found(name, text, "oldi-seed", "CC-BY-SA-4.0", str(number // BLOCK))
@@ -246,7 +246,8 @@ def _of_others(lines: Iterable[Found]) -> Iterator[Found]:
     """The lines in none of the 119, by the codes that the interface texts have for their languages."""
     for line in lines:
         if line.code not in COVERED_BY_OTHERS:
-            yield replace(line, code=SHORT_CODES.get(line.code, line.code))
+            language, hyphen, script = line.code.partition("-")
+            yield replace(line, code=SHORT_CODES.get(language, language) + hyphen + script)
 
 
 _ENGLISH = frozenset("the of and to is for this that you are with not from your be can was by have".split())
