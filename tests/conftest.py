@@ -7,12 +7,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 COMMAND = str(Path(sys.executable).with_name("sluice"))
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run side by side
+hypothesis.settings.register_profile("untimed", deadline=None)  # the first example pays for tables that are made once
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -69,7 +69,7 @@ def test_a_batch_cut_differently_gives_the_same_rows(name: str) -> None:
 
 @pytest.mark.parametrize("name", ANNOTATORS)
 @given(texts=st.lists(st.text(max_size=80), max_size=4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_text_gets_a_valid_label(name: str, texts: list[str]) -> None:
     for row in annotate(documents(texts), [name])[name].to_pylist():
         for column, value in row.items():

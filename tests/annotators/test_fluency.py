@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from annotators import fluency, fluency_train, table
@@ -48,7 +48,6 @@ def slow_form(text: str) -> str:
 
 
 @given(texts=st.lists(TEXT, max_size=5))
-@settings(deadline=None)
 def test_the_normal_form_is_the_described_one(texts: list[str]) -> None:
     texts = [re.sub(r"[\x1c-\x1f\x85]", "", text) for text in texts]  # white space for Python, not for its expressions
     codes, starts = normal_form(texts)
@@ -77,7 +76,6 @@ def multiset(texts: list[str]) -> list[list[int]]:
 
 
 @given(texts=st.lists(TEXT, min_size=1, max_size=5))
-@settings(deadline=None)
 def test_no_gram_reaches_into_another_text(texts: list[str]) -> None:
     assert multiset(texts) == [multiset([text])[0] for text in texts]
 
@@ -114,7 +112,6 @@ def test_a_packed_model_is_the_same_model(weights: dict[int, int]) -> None:
 
 
 @given(texts=st.lists(TEXT, min_size=1, max_size=4))
-@settings(deadline=None)
 def test_sums_are_those_of_the_grams(texts: list[str]) -> None:
     model = packaged_model("deu_Latn")
     assert model is not None

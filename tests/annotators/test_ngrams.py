@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from annotators.ngrams import LONGEST, _order, characters, composed, fold, framed, ngrams, normal_form, words
@@ -24,7 +24,6 @@ def grams(word: str) -> list[list[int]]:
     return found
 
 
-@settings(deadline=None)
 @given(st.text(ALPHABET, max_size=60))
 def test_words_and_ngrams_are_those_of_the_plain_definition(text: str) -> None:
     spoken = normal_form(text).split()

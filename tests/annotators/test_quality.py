@@ -132,7 +132,7 @@ repetitive = st.lists(st.sampled_from(pieces), max_size=120).map("".join)
 
 
 @given(st.lists(repetitive, min_size=1, max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_statistics_agree_with_a_brute_force_count(texts: list[str]) -> None:
     found = statistics(texts)
     for row, text in enumerate(texts):
@@ -181,7 +181,7 @@ def test_notices_of_other_languages(phrase: str) -> None:
 
 
 @given(st.lists(st.text(max_size=60), max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_text_gives_finite_values_in_range(texts: list[str]) -> None:
     labels = annotate(documents(texts)).to_pylist()
     for text, row in zip(texts, labels):

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from annotators.code import code_rows
@@ -26,7 +26,6 @@ def test_words_count_once_and_in_their_own_language():
     assert [counted("The cat and the dog", label) for label in ("other", "und", None)] == [None] * 3
 
 
-@settings(deadline=None)
 @given(st.text(max_size=60), st.sampled_from(sorted(LANGUAGES)))
 def test_any_text_has_from_none_to_all(text, label):
     assert 0 <= counted(text, label) <= len(stop_words()[label])

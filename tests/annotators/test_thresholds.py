@@ -92,7 +92,6 @@ def test_english_keeps_the_published_bounds_with_evidence():
     }
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=40))
 def test_the_least_probability_is_the_median_less_a_deviation_within_bounds(scores):
     table = labels({"language_score": [0.9] * 3 + scores}, eng_Latn=[5.0] * 3, deu_Latn=[6.0] * len(scores))
@@ -137,7 +136,7 @@ def test_without_english_there_is_nothing_to_compare_with():
         fit(labels(deu_Latn=[6.0] * 9), METHODS, "document", least=3)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.permutations(range(60)))
 def test_the_order_of_documents_does_not_matter(order):
     table = labels(eng_Latn=draws(5, 1, 20), deu_Latn=draws(6, 1, 40, seed=2))

@@ -65,20 +65,20 @@ rough = st.text(st.sampled_from("aB1 .,-/:'’@#(%+…今天あ。，é\u0301\n\
 
 
 @given(rough | st.text(max_size=60))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_tokens_are_all_that_is_not_space_in_order(text: str) -> None:
     space = (kinds_of_characters() & SPACE) != 0
     assert "".join(split(text)) == "".join(character for character in text if not space[ord(character)])
 
 
 @given(rough, rough)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_tokens_do_not_depend_on_what_stands_beyond_a_space(left: str, right: str) -> None:
     assert split(f"{left} {right}") == split(left) + split(right)
 
 
 @given(st.text(st.sampled_from("今天去北京のです東ー་བོ ภาษาที่ມີស្រ၊a1，\n"), max_size=40), rough)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_words_without_spaces_do_not_depend_on_what_stands_beyond_a_space(left: str, right: str) -> None:
     assert split(f"{left} {right}") == split(left) + split(right)
     assert split(f"{right}\n{left}") == split(right) + split(left)

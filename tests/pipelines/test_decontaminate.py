@@ -206,7 +206,7 @@ copies = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     items_drawn,
     st.lists(st.lists(st.one_of(letters, copies), max_size=4), max_size=3),
@@ -328,7 +328,7 @@ def enough(
     return asked and matched >= max(part * overlap - 1e-9, min(n, part - stretch))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.text(
         st.one_of(

@@ -42,7 +42,7 @@ def shingle_sets(texts: list[str], ngram: int) -> list[list[int]]:
 letters = st.text(alphabet="abÀé̈ 漢か.\n,กี7한" + "𝒳𠀀", max_size=40)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(letters, min_size=1, max_size=8), st.integers(1, 4))
 def test_shingles_are_the_ngrams_of_the_words(texts: list[str], ngram: int) -> None:
     names: dict[tuple[str, ...], int] = {}
@@ -80,7 +80,7 @@ def test_exact_keys_fold_white_space_and_normal_forms_only() -> None:
     assert len({tuple(key) for key in keys.tolist()}) == 3
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.text(st.sampled_from("ab\u00e9e\u0301 \t\n\x0b\x1c\x1f\x85\xa0\u1680\u2003\u2019\u2028\u202f\u3000\u3001")),
@@ -186,7 +186,7 @@ def test_salted_bands_never_meet() -> None:
     assert len({tuple(key) for key in same_rows.tolist()}) == 4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 40)), max_size=80), st.integers(1, 5))
 def test_a_bucket_is_thinned_without_losing_anyone(found: list[tuple[int, int, int]], most: int) -> None:
     keys = np.array(sorted(set(found)), kernels.KEY)

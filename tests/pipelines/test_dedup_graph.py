@@ -59,7 +59,7 @@ def pair_records(pairs: list[tuple[int, int]]) -> np.ndarray:
 records = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 30)), max_size=60)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(records, st.randoms(use_true_random=False))
 def test_components_of_buckets_are_those_of_union_find(found: list[tuple[int, int, int]], draw: random.Random) -> None:
     oracle = UnionFind()
@@ -80,7 +80,7 @@ def test_components_of_buckets_are_those_of_union_find(found: list[tuple[int, in
     assert dict(labels.tolist()) == {d: c for d, c in clusters.items() if sizes[c] > 1}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(records)
 def test_every_pair_of_a_small_bucket_is_a_candidate(found: list[tuple[int, int, int]]) -> None:
     edges = {(first, second): sure for first, second, sure in bucket_edges(found, pairs=True).tolist()}
@@ -104,7 +104,7 @@ def test_in_a_large_bucket_some_documents_are_compared_with_all() -> None:
     assert not edges["sure"].any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(records, st.integers(0, 31), st.booleans())
 def test_documents_of_earlier_runs_are_tied_to_new_ones_only(
     found: list[tuple[int, int, int]], old: int, pairs: bool
@@ -121,7 +121,7 @@ def test_documents_of_earlier_runs_are_tied_to_new_ones_only(
 graphs = st.lists(st.tuples(st.integers(0, 25), st.integers(0, 25)), max_size=40)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(graphs, st.integers(1, 4))
 def test_rounds_of_stars_find_what_union_find_finds(pairs: list[tuple[int, int]], workers: int) -> None:
     oracle = UnionFind()
@@ -194,7 +194,7 @@ members = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(members, st.randoms(use_true_random=False))
 def test_the_survivor_is_the_best_by_the_total_order(found: list[tuple], draw: random.Random) -> None:
     table = np.zeros(len(found), survivors.SUMMARY)

@@ -31,7 +31,7 @@ def write(folder: str, shards: list[list[list[int]]], batch: int) -> Callable[[i
 
 
 @pytest.mark.parametrize("scheme", ["", "memory://"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shards=st.lists(documents, min_size=1, max_size=3),
     least=st.sampled_from([0.2, 0.5, 0.65, 1.0]),

@@ -242,7 +242,7 @@ def test_a_part_that_is_a_bomb_is_given_up() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1, max_size=20), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_damage_raises(changes: list[tuple[int, int]], is_book: bool) -> None:
     data = bytearray(make(EPUB if is_book else DOCX))
     for place, value in changes:

@@ -264,7 +264,7 @@ def test_the_walk_takes_time_in_proportion_to_the_page() -> None:
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_bytes_are_read(data: bytes) -> None:
     for mode in MODES:
         found = read_html(data, mode)
@@ -282,7 +282,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_tags_are_read_and_read_the_same_again(pieces: list[str]) -> None:
     data = "".join(pieces).encode()
     for mode in MODES:
@@ -314,7 +314,7 @@ TREE = st.recursive(
 
 
 @given(TREE)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_whole_page_has_every_word_in_order(markup: str) -> None:
     oracle = _Words()
     oracle.feed(markup)
@@ -323,7 +323,7 @@ def test_the_whole_page_has_every_word_in_order(markup: str) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="`"), min_size=1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_escaped_text_comes_back(text: str) -> None:
     assert html_to_markdown(f"<p>{escapes.escape(text)}</p>") == text
 

@@ -165,7 +165,7 @@ def test_a_long_page_is_judged_by_lines_from_all_over_it() -> None:
     assert judge(page("\n".join([REAL["en"]] * 100))).route == "text_layer"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.text(max_size=60), max_size=12), st.integers(0, 2000), st.booleans())
 def test_any_page_gets_a_verdict(lines: Sequence[str], paths: int, scanned: bool) -> None:
     blocks = [[Line(line, (0.0, 0.0, 10.0, 10.0), 10.0, f"F{at % 3}") for at, line in enumerate(lines)]]
@@ -177,7 +177,7 @@ def test_any_page_gets_a_verdict(lines: Sequence[str], paths: int, scanned: bool
     assert (verdict.route == "blank") <= (not "".join(lines).strip())
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_lines_does_not_matter(shuffler: random.Random) -> None:
     lines = [REAL["en"], REAL["ru"], REAL["hi"], through(REAL["de"], "mixed"), GOOD["states"]]

@@ -55,7 +55,7 @@ PROSE = (
 # --- wrapped lines ---
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(words, st.randoms(use_true_random=False))
 def test_words_broken_at_line_ends_come_back_whole(whole, chance):
     text = " ".join(whole)
@@ -120,7 +120,7 @@ def test_a_paragraph_goes_on_or_not(before, after, same):
 # --- order of reading ---
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 4), st.lists(st.integers(1, 6), min_size=1, max_size=4), st.randoms(use_true_random=False))
 def test_columns_between_full_lines_are_read_one_after_the_other(columns, heights, chance):
     boxes, top = [], 0.0
@@ -141,7 +141,7 @@ def test_columns_between_full_lines_are_read_one_after_the_other(columns, height
     assert [shuffled[index] for index in reading_order(mirrored, rtl=True)] == boxes
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(*[st.integers(0, 50)] * 4), max_size=12))
 def test_any_boxes_have_an_order(corners):
     boxes = [(float(x), float(y), float(x + w), float(y + h)) for x, y, w, h in corners]
@@ -308,7 +308,7 @@ def test_letters_set_from_top_to_bottom_are_read_column_by_column_from_the_right
     assert "".join(text for _, text in texts(lines)).replace("\n", "") == "".join(columns)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.builds(
@@ -336,7 +336,7 @@ def test_no_lines_are_too_odd(lines):
     assert WRAPPED_HYPHEN not in text
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(words)
 def test_every_letter_of_a_paragraph_is_kept_once(whole):
     lines = wrapped(" ".join(whole))

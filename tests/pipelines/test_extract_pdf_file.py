@@ -223,7 +223,7 @@ KINDS = st.sampled_from(["paragraph", "heading", "list", "code", "table", "markd
 BLOCKS = st.builds(lambda kind, text, y: Block(kind, text, (50, y, 300, y + 10), 10), KINDS, LETTERS, st.floats(0, 700))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.lists(BLOCKS, max_size=4), max_size=5), st.sampled_from([20, 60, 5_000]))
 def test_spans_follow_each_other_and_hold_text_whatever_the_pages_hold(contents, limit):
     pages = [Page(number, "text_layer", "made", 1, 600, 800, blocks) for number, blocks in enumerate(contents, 1)]

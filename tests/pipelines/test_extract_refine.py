@@ -188,7 +188,7 @@ PARTS = st.sampled_from(
 
 
 @given(st.lists(PARTS, max_size=12), st.integers(200, 700))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_pieces_are_bounded_apart_and_lose_nothing(parts, longest):
     text = "\n".join(parts)
     at = 0
@@ -213,7 +213,7 @@ def test_pieces_end_with_paragraphs_lines_or_sentences():
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_places_never_fall_and_are_exact_outside_of_pieces(data):
     alphabet = st.text("ab c1\n", max_size=12)
     parts = data.draw(st.lists(st.tuples(alphabet, alphabet, st.booleans(), st.booleans()), max_size=8))

@@ -231,7 +231,7 @@ def test_a_page_of_countless_lines_is_a_drawing() -> None:
 WORDS = st.text("abcdefghij0123456789|", max_size=7).map(lambda text: f"{text}a")  # a lone bar is the mark of a list
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(2, 6), st.integers(2, 8), st.data())
 def test_any_full_ruled_grid_comes_back_as_it_was(columns: int, rows: int, data: st.DataObject) -> None:
     cells = [[data.draw(WORDS) for _ in range(columns)] for _ in range(rows)]
@@ -244,7 +244,7 @@ def test_any_full_ruled_grid_comes_back_as_it_was(columns: int, rows: int, data:
 BOXES = st.tuples(*[st.floats(-50, 900, allow_nan=False)] * 4).map(lambda box: (*sorted(box[:2]), *sorted(box[2:])))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(st.tuples(BOXES, st.text(max_size=12), st.sampled_from([0, 90, 180, 270])), max_size=25),
     st.lists(BOXES, max_size=25),

@@ -209,7 +209,7 @@ ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
     st.booleans(),
     st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_bodies_are_decoded(text: str, encoding: str, in_chunks: bool, twice: bool) -> None:
     text = f"words {text}"
     body, names = text.encode("utf-8", "replace"), []
@@ -264,7 +264,7 @@ TEN = [record(http(f"text {n} ".encode() * 100), f"http://a.example/{n}") for n 
 
 
 @given(st.integers(0, 1 << 20), st.sampled_from(["plain", "gzip", "one gzip", "zstd"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_cut_file_gives_what_came_before_and_one_reject(cut: int, kind: str) -> None:
     whole = {
         "plain": lambda: b"".join(TEN),
@@ -291,7 +291,7 @@ def test_a_cut_file_gives_what_came_before_and_one_reject(cut: int, kind: str) -
 
 
 @given(st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1, max_size=40))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_no_damage_raises_or_hangs(changes: list[tuple[int, int]]) -> None:
     data = bytearray(b"".join(TEN))
     for place, value in changes:

@@ -64,7 +64,6 @@ def test_code_has_rules_of_its_own():
     assert reasons_of(decide(found, config, None)) == [["words.max"], ["language", "language_score.min", "words.min"]]
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 200), st.sampled_from(["code", "other"])), max_size=30))
 def test_decisions_equal_a_plain_loop_and_do_not_depend_on_the_batch(rows):
     words, domains = [row[0] for row in rows], [row[1] for row in rows]
@@ -128,7 +127,7 @@ KEYS = ["deu_Latn", "hin_Deva", "zho_Hant", "jpn_Jpan", "other", "und"]
 SIDES = st.dictionaries(st.sampled_from(["words", "mean_word_length"]), st.integers(0, 9), max_size=2)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(st.sampled_from(KEYS), st.sampled_from(["Latn", "Hani", "Zyyy"]), st.integers(0, 9)), max_size=20

@@ -125,7 +125,7 @@ GAPS = st.sampled_from([" ", " ", " ", ". ", "\n", "。", "!\n\n", ", ", "  “"
 TEXTS = st.lists(st.tuples(WORDS, GAPS).map("".join), max_size=40).map("".join)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(TEXTS, min_size=1, max_size=5), st.integers(1, 7), st.randoms())
 def test_passages_are_all_that_texts_share(texts: list[str], size: int, draw: random.Random) -> None:
     order = list(range(len(texts)))
@@ -175,7 +175,7 @@ LINED = st.text(alphabet="abé ̈漢.\n\t\r|", max_size=30) | st.lists(st.sample
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(LINED, max_size=6))
 def test_lines_and_paragraphs_are_those_of_a_loop(texts: list[str]) -> None:
     names: dict[str, int] = {}
@@ -234,7 +234,7 @@ def test_sentences(text: str, sentences: list[str]) -> None:
     assert [text[begin:end] for begin, end in pairwise(borders(text))] == sentences
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(TEXTS | st.text(alphabet="ab.。\n ไ”'", max_size=40), st.integers(0, 40), st.integers(0, 40), st.integers(1, 9))
 def test_whole_sentences_are_all_between_two_words(text: str, first: int, last: int, searched: int) -> None:
     begins, ends = (column.tolist() for column in repeats.word_places(text))
@@ -255,7 +255,7 @@ ANY = st.text(alphabet=st.characters(codec="utf-8"), max_size=60) | st.text(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(ANY)
 def test_words_stand_where_they_are_found(text: str) -> None:
     begins, ends = repeats.word_places(text)

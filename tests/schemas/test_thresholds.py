@@ -47,7 +47,7 @@ def fitted(names):
     return st.dictionaries(st.sampled_from(names), one, max_size=3)
 
 
-@settings(max_examples=25, deadline=None)  # every file is flushed to the disk
+@settings(max_examples=25)  # every file is flushed to the disk
 @given(
     st.builds(
         Thresholds,

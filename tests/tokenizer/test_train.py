@@ -46,7 +46,7 @@ def written_merges(folder: Path) -> list[tuple[str, str]]:
 _WORDS = st.text(st.sampled_from("aaab c\n.é中\u0301"), max_size=60)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(texts=st.lists(_WORDS, max_size=12), wanted=st.integers(0, 80))
 def test_merges_equal_the_reference_trainer(texts: list[str], wanted: int, tmp_path_factory) -> None:
     folder = tmp_path_factory.mktemp("trained")
@@ -71,7 +71,7 @@ def test_merges_equal_the_reference_trainer_on_119_languages(tmp_path: Path) -> 
 _ANY = st.characters(codec="utf-8", exclude_characters="\U0010ffff") | st.sampled_from(" \n\r\t'sSa1.\u00a0\x1c")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.text(_ANY, max_size=40), max_size=5))
 def test_pieces_equal_the_pattern(texts: list[str]) -> None:
     """The automaton pattern cuts exactly where Qwen's pattern, with its look-ahead, does."""

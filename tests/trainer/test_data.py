@@ -141,7 +141,7 @@ def test_epochs_are_permutations_of_their_own(toy: Any) -> None:
     assert feed.rows(count // 4) == drawn[count // 4 * 4 : count // 4 * 4 + 4]  # across the border of two epochs
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=300), st.integers(1, 8), st.text(max_size=5))
 def test_order_stays_inside_a_window_of_shards(first: list[int], window: int, key: str) -> None:
     shard = np.array(first)

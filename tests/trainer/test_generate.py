@@ -98,7 +98,7 @@ def test_sampling_repeats_by_seed_and_narrows_to_greedy(model: Qwen3) -> None:
     st.none() | st.integers(1, 50),
     st.floats(0.05, 1.0),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_top_k_and_top_p_equal_transformers(values: list[float], top_k: int | None, top_p: float) -> None:
     logits = torch.tensor(values)
     scores = logits[None]

@@ -336,7 +336,7 @@ VALUES = st.none() | st.booleans() | st.integers() | st.integers(1, 40) | st.flo
 
 
 @given(config=st.sampled_from([TINY, MIXTURE]), data=st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_config_is_read_or_refused_in_one_line(
     config: ModelConfig, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

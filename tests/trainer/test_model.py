@@ -155,7 +155,7 @@ def test_initial_weights_depend_on_seed_and_name_alone() -> None:
 
 
 @given(st.lists(st.lists(st.integers(1, 300), min_size=1, max_size=6), min_size=1, max_size=3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_block_mask_marks_the_tiles_that_brute_force_marks(lengths: list[list[int]]) -> None:
     longest = max(sum(row) for row in lengths)
     rows = [[*row, longest - sum(row)] for row in lengths]
@@ -183,7 +183,7 @@ def test_block_mask_marks_the_tiles_that_brute_force_marks(lengths: list[list[in
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.sampled_from([(4, 4), (4, 2), (6, 1)]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_attention_in_documents_equals_brute_force(lengths: list[int], heads: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(sum(lengths))
     query_heads, kv_heads = heads

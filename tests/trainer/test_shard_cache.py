@@ -49,7 +49,7 @@ def in_cache(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in folder.iterdir() if path.name != ".lock"}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=30))
 def test_it_keeps_what_a_list_in_order_of_use_would_keep(
     tmp_path_factory: pytest.TempPathFactory, takes: list[tuple[int, bool]]
