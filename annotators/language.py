@@ -5,9 +5,11 @@ letters. The probabilities of a paragraph are those of `annotators.language_mode
 
 - a label whose script less than a fifth of the letters are in has none: a Latin text is never labelled as Arabic;
 - whatever the model gives to languages outside the 119, or to text that is no language, is that of `other`. The model
-  is trained on some three hundred other languages, source code, markup and random letters;
-- English counts ENGLISH times: the model was trained on every label as often, but more is written in English than in
-  any other language. It matters to short lines only;
+  is trained on some four hundred other languages, source code, markup and random letters;
+- English counts ENGLISH times and languages outside the 119 OTHERS times: the model was trained on every label as
+  often, but more is written in English than in any other language, and little in those. It matters to short lines only;
+- text that is no language counts MARKED times where less than MARKED_SHARE of the characters are letters, and UNMARKED
+  times elsewhere: to the model, which reads letters only, the words of source code are much like English ones;
 - the languages of the rest of the document count: each label is weighted by its share in the document and in the
   mean of the paragraphs, so that short lines follow the long ones.
 
@@ -20,7 +22,8 @@ its languages are those of the letters in the paragraphs of each label.
   are letters, white space aside. The score is still that of the best label.
 
 Addresses (`https://...`) are not read. Of source code only the comments are read, and its paragraphs are not told. Of a
-text of more than READ characters four stretches are read, evenly spaced.
+text of more than READ characters STRETCHES stretches are read, evenly spaced. Of a paragraph of more than PARAGRAPH
+characters as many are read, PARAGRAPH characters in all, or more of them where that is less than a quarter.
 """
 
 from collections.abc import Iterator
@@ -37,16 +40,17 @@ from scipy.sparse import csr_matrix, vstack
 
 from annotators.code import code_rows, comments
 from annotators.language_model import TEXTS, LanguageModel, load, probabilities
-from annotators.ngrams import characters, composed, fold, words
+from annotators.ngrams import Codes, characters, composed, fold, words
 from annotators.sidecar import sidecar
 from annotators.text import assigned, chunks
 from schemas.labels import LANGUAGE
 from schemas.languages import LANGUAGES, OTHER, UNDETERMINED, UNSPACED_SCRIPTS, script_of
 from schemas.tables import struct_lists
 
-VERSION = "5"
+VERSION = "6"
 
 READ = 1 << 18  # characters of a document
+PARAGRAPH = 448  # characters of a paragraph
 STRETCHES = 4
 BATCH = 1 << 20  # characters that are worked on together
 MIN_LETTERS = 9
@@ -54,10 +58,13 @@ MIN_PARAGRAPH = 40  # letters
 MIN_SCORE = 0.35
 MIN_SCRIPT_SHARE = 0.2
 MIN_LETTER_SHARE = 0.5
+MARKED_SHARE = 0.87
 LEAST_PRIOR = 0.01
-ENGLISH = 3.0
+ENGLISH, OTHERS = 3.0, 0.4
+MARKED, UNMARKED = 3.0, 0.03
 MIN_SHARE = 0.05  # of a language in a document
 NO_SCRIPT, UNKNOWN_SCRIPT = "Zyyy", "Zzzz"
+NO_LANGUAGE = "zxx"  # the label of training text without any
 
 LONGEST_SCHEME = 8  # letters before the :// of an address
 _SCHEME = regex.compile(r"[a-zA-Z]+$")
@@ -164,16 +171,15 @@ def label(model: LanguageModel, texts: list[str]) -> Iterator[Labelled]:
 class _Paragraphs:
     """The paragraphs of a batch, document by document."""
 
-    codes: npt.NDArray[np.uint32]  # of all documents, folded
+    codes: Codes  # of all documents, folded
     feeds: Integers  # where the lines end in them
     number: Integers  # paragraph of each line
     owner: Integers  # [paragraphs] document
     begin: Integers  # in UTF-8 bytes of the text
     end: Integers
     letters: Floats  # weighed as for MIN_LETTERS
-    wordy: (
-        Floats  # characters of words less those that are none, by MIN_LETTER_SHARE: negative where there are too many
-    )
+    in_words: Floats  # characters
+    printed: Floats  # characters, those of words among them
     scripts: Floats  # [paragraphs, scripts] letters
 
 
@@ -191,22 +197,47 @@ def _paragraphs(texts: list[str]) -> _Paragraphs:
     runs = _runs(codes)
     # A line feed is in a run of white space, which counts for nothing, whatever lines it goes on in.
     lines = np.searchsorted(runs.begins, feeds, side="right") - 1
-    letters = np.diff(np.append(0, np.cumsum(_kinds().letters[runs.kinds] * runs.sizes))[lines], prepend=0)
-    wordy = np.diff(np.append(0, np.cumsum(_kinds().wordy[runs.kinds] * runs.sizes))[lines], prepend=0)
+    letters = np.diff(np.cumsum(_kinds().letters[runs.kinds] * runs.sizes)[lines], prepend=0)
+    in_words = np.diff(np.cumsum(_kinds().in_words[runs.kinds] * runs.sizes)[lines], prepend=0)
+    printed = np.diff(np.cumsum(_kinds().printed[runs.kinds] * runs.sizes)[lines], prepend=0)
     number = _paragraph_numbers(letters, owner)
     first = np.flatnonzero(np.diff(number, prepend=-1))
     place = np.repeat(np.arange(len(first)), np.diff(np.append(lines[first[1:] - 1], len(runs.kinds)), prepend=0))
     return _Paragraphs(
-        fold(codes),
-        feeds,
+        *_thinned(fold(codes), feeds, np.append(first[1:], len(number)) - 1),
         number,
         owner[first],
         begin[first],
         np.maximum.reduceat(end, first),
         np.add.reduceat(letters, first).astype(np.float32),
-        np.add.reduceat(wordy, first).astype(np.float32),
+        np.add.reduceat(in_words, first).astype(np.float32),
+        np.add.reduceat(printed, first).astype(np.float32),
         _script_counts(runs, place, len(first)),
     )
+
+
+def _thinned(codes: Codes, feeds: Integers, last: Integers) -> tuple[Codes, Integers]:
+    """Folded characters with what is read of long paragraphs only, and where the lines end in them.
+
+    `last` has the last line of each paragraph.
+    """
+    ends = feeds[last] + 1
+    begins = np.append(0, ends[:-1])
+    long = ends - begins > PARAGRAPH
+    if not long.any():
+        return codes, feeds
+    begins, ends = begins[long], ends[long]
+    size = PARAGRAPH // STRETCHES
+    count = np.maximum(STRETCHES, -((begins - ends) // PARAGRAPH))
+    number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    start = np.repeat(begins, count) + number * np.repeat(ends - begins - size, count) // np.repeat(count - 1, count)
+    codes[start + size - 1] = 0  # no word goes on in the next stretch
+    # What is left begins with a stretch or behind a long paragraph, and ends with a stretch or before a long paragraph.
+    left = np.sort(np.concatenate([[0], ends, start])), np.sort(np.concatenate([begins, start + size, [len(codes)]]))
+    dropped = np.cumsum(left[0] - np.append(0, left[1][:-1]))
+    kept = np.concatenate([codes[begin:end] for begin, end in zip(*(edge.tolist() for edge in left))])
+    place = np.searchsorted(left[0], feeds, side="right") - 1
+    return kept, np.minimum(feeds, left[1][place]) - dropped[place]
 
 
 def _addresses(text: str) -> Iterator[slice]:
@@ -248,9 +279,10 @@ def _label_batch(model: LanguageModel, texts: list[str]) -> Labelled:
     lines = np.diff(np.searchsorted(found.begins, read.feeds), prepend=0)  # words of each
     members = _word_counts(np.repeat(read.number, lines), found.word, (paragraphs, len(found.keys)))
     rows = vstack([members, of_several @ members], format="csr")
-    table = _covered(
-        model, probabilities(model, found, rows), np.concatenate([read.scripts, of_several @ read.scripts])
+    in_words, printed, scripts = (
+        np.concatenate([values, of_several @ values]) for values in (read.in_words, read.printed, read.scripts)
     )
+    table = _covered(model, probabilities(model, found, rows), scripts, in_words < MARKED_SHARE * printed)
     single, whole = table[:paragraphs], table[paragraphs:]
 
     letters = of_document @ read.letters
@@ -259,7 +291,8 @@ def _label_batch(model: LanguageModel, texts: list[str]) -> Labelled:
     prior[several] = (of_several @ (single * share) + whole) / 2 + LEAST_PRIOR
     single = single * prior[read.owner]
     single /= np.maximum(single.sum(axis=1, keepdims=True), 1e-30)
-    answers = _answers(model, single, read.letters, read.wordy >= 0, np.full(paragraphs, MIN_SCORE))
+    enough = read.in_words >= MIN_LETTER_SHARE * read.printed
+    answers = _answers(model, single, read.letters, enough, np.full(paragraphs, MIN_SCORE))
     told = np.flatnonzero(answers.label != _UND)
     shares = _counts(
         read.owner[told], answers.label[told], (documents, len(_COVERED) + 1), read.letters[told]
@@ -268,7 +301,13 @@ def _label_batch(model: LanguageModel, texts: list[str]) -> Labelled:
     least = np.full(documents, MIN_SCORE)
     least[several] = 0
     return Labelled(
-        _answers(model, of_document @ (single * share), letters, of_document @ read.wordy >= 0, least),
+        _answers(
+            model,
+            of_document @ (single * share),
+            letters,
+            of_document @ (read.in_words - MIN_LETTER_SHARE * read.printed) >= 0,
+            least,
+        ),
         np.where(scripts.any(axis=1), scripts.argmax(axis=1), _CODES.index(NO_SCRIPT)),
         shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-30),
         answers,
@@ -314,14 +353,14 @@ def _line_places(pieces: list[tuple[int, int, str]], joined: str) -> tuple[Integ
 
     `joined` has the texts with a line feed after each.
     """
-    owners, offsets, texts = zip(*pieces)
     content = joined.encode("utf-8", "surrogatepass")
     ends = np.flatnonzero(np.frombuffer(content, np.uint8) == ord("\n"))
     begins = np.append(0, ends[:-1] + 1)
-    lines = np.array([text.count("\n") + 1 for text in texts])
+    lines = np.array([text.count("\n") + 1 for _, _, text in pieces])
     first = np.cumsum(lines) - lines  # line of each piece
-    shift = np.repeat(np.array(offsets) - begins[first], lines)
-    return np.repeat(np.array(owners), lines), begins + shift, ends + shift
+    owners, offsets = np.array([place for *place, _ in pieces]).T
+    shift = np.repeat(offsets - begins[first], lines)
+    return np.repeat(owners, lines), begins + shift, ends + shift
 
 
 def _paragraph_numbers(letters: Integers, owner: Integers) -> Integers:
@@ -348,8 +387,11 @@ def _script_counts(runs: _Runs, place: Integers, texts: int) -> Floats:
     return counts
 
 
-def _covered(model: LanguageModel, table: Floats, scripts: Floats) -> Floats:
-    """Probabilities of the 119 labels where the script allows them, and of everything else: [texts, 120]."""
+def _covered(model: LanguageModel, table: Floats, scripts: Floats, marked: npt.NDArray[np.bool_]) -> Floats:
+    """Probabilities of the 119 labels where the script allows them, and of everything else: [texts, 120].
+
+    `marked` says which texts have many characters that are no letters.
+    """
     place = _places(model)
     result = np.empty((len(table), len(_COVERED) + 1), np.float32)
     for begin in range(0, len(table), TEXTS):
@@ -357,11 +399,12 @@ def _covered(model: LanguageModel, table: Floats, scripts: Floats) -> Floats:
         covered = table[begin : begin + TEXTS].take(np.maximum(place, 0), axis=1, mode="clip")
         covered *= (letters >= MIN_SCRIPT_SHARE * letters.sum(axis=1, keepdims=True))[:, _SCRIPT_OF]
         covered[:, place < 0] = 0
-        english = covered[:, _ENGLISH].copy()
-        covered[:, _ENGLISH] *= ENGLISH
-        covered /= (1 + (ENGLISH - 1) * english)[:, None]
         some[:, :-1] = covered
-        some[:, -1] = np.maximum(0, 1 - covered.sum(axis=1))
+        none = table[begin : begin + TEXTS, model.labels.index(NO_LANGUAGE)] if NO_LANGUAGE in model.labels else 0
+        some[:, -1] = OTHERS * np.maximum(0, 1 - covered.sum(axis=1) - none)
+        some[:, -1] += np.where(marked[begin : begin + TEXTS], MARKED, UNMARKED) * none
+        some[:, _ENGLISH] *= ENGLISH
+        some /= np.maximum(some.sum(axis=1, keepdims=True), 1e-30)
     return result
 
 
@@ -466,7 +509,8 @@ class _Kinds:
     table: npt.NDArray[np.uint8]  # as far as there are letters, and one more for all that come after
     scripts: Integers  # number in _CODES
     letters: Integers  # 1 for a letter, 3 for one of a script without spaces, 0 for any other character
-    wordy: npt.NDArray[np.float64]  # 1 in words, 0 for white space, both less MIN_LETTER_SHARE
+    in_words: Integers  # 1 for a character of words
+    printed: Integers  # 0 for white space
 
 
 @cache
@@ -485,4 +529,4 @@ def _kinds() -> _Kinds:
     kinds, table = np.unique(script * 8 + unspaced * 4 + space * 2 + in_word, return_inverse=True)
     script, unspaced, space, in_word = kinds >> 3, kinds >> 2 & 1, kinds >> 1 & 1, kinds & 1
     letters = np.where(script == _CODES.index(NO_SCRIPT), 0, np.where(unspaced, 3, 1))
-    return _Kinds(table.astype(np.uint8), script, letters, in_word - MIN_LETTER_SHARE * (1 - space))
+    return _Kinds(table.astype(np.uint8), script, letters, in_word, 1 - space)

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from scipy.optimize import minimize
 from scipy.sparse import coo_matrix, csr_matrix, diags, vstack
 from scipy.sparse.csgraph import connected_components
+from threadpoolctl import threadpool_limits
 
 from annotators.classifier import PREFIX
 from annotators.language_model import (
@@ -122,6 +123,11 @@ def train(lines: Lines, threads: int, tell: Callable[[str], None]) -> LanguageMo
     """
     if len(lines.texts) < LEAST_WORD_COUNT or len(np.unique(lines.labels)) < 2:
         raise ConfigError(f"a model needs at least {LEAST_WORD_COUNT} lines of at least two labels")
+    if not set(lines.labels.tolist()) & set(LANGUAGES):
+        raise ConfigError(
+            f"no label is one of the 119, such as {min(LANGUAGES)} (ISO 639-3 code and script); "
+            f"the first line has {lines.labels[0]!r:.40}"
+        )
     tell(f"fastText on {len(lines.texts):,} lines")
     first = train_first(lines, threads)
     groups = []
@@ -130,7 +136,9 @@ def train(lines: Lines, threads: int, tell: Callable[[str], None]) -> LanguageMo
         present = [label for label in members.split() if label in names]
         if len(present) > 1:
             tell(f"between {', '.join(present)}")
-            groups.append(train_group(lines, present, np.array([names.index(label) for label in present])))
+            numbers = np.array([names.index(label) for label in present])
+            with threadpool_limits(threads):  # sums of several threads would depend on how many there are
+                groups.append(train_group(lines, present, numbers))
     return LanguageModel(first.labels, first.buckets, first.vectors, first.end, first.output, tuple(groups))
 
 
@@ -227,7 +235,8 @@ def _features(texts: list[str]) -> csr_matrix:
         owners, buckets = [np.arange(len(found.keys))], [word_buckets(found)]
         codes, ends = framed(found)
         word = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
-        for hashes, there in ngrams(codes, ends):
+        for hashes, after in ngrams(codes, ends):
+            there = after >= 0
             owners.append(word[there])
             buckets.append(gram_buckets(hashes[there]).astype(np.int64))
         columns = np.concatenate(buckets)

@@ -107,16 +107,17 @@ def framed(found: Words, some: slice = slice(None)) -> tuple[Codes, Positions]:
     return codes, ends
 
 
-def ngrams(codes: Codes, ends: Positions) -> Iterator[tuple[Codes, npt.NDArray[np.bool_]]]:
+def ngrams(codes: Codes, ends: Positions) -> Iterator[tuple[Codes, npt.NDArray[np.int32]]]:
     """For every length from 1 to LONGEST and every character of framed words: hash of the n-gram that begins there.
 
-    With it, whether there is one: it does not reach beyond the word, and is not `<` or `>` alone.
+    With it, how many characters of the word come after it: less than 0 where there is no n-gram, since it would reach
+    beyond the word or be `<` or `>` alone.
     """
     size = len(codes)
     lengths = np.diff(ends, prepend=0)
-    left = np.repeat(ends, lengths) - np.arange(size)  # characters to the end of the word
-    inner = left > 1
-    inner[ends - lengths] = False
+    left = (np.repeat(ends, lengths) - np.arange(size)).astype(np.int32)  # characters to the end of the word
+    alone = (left - 1).astype(np.int32, copy=False)
+    alone[ends - lengths] = alone[ends - 1] = -1
     # Zeros after the last word, so that there is a character at any distance from another.
     units = _utf8(np.append(codes, np.zeros(LONGEST - 1, np.uint32)))
     # A byte that is not there changes nothing.
@@ -126,7 +127,7 @@ def ngrams(codes: Codes, ends: Positions) -> Iterator[tuple[Codes, npt.NDArray[n
         here = slice(length - 1, length - 1 + size)
         for unit, factor in zip(units, factors):
             hashes = (hashes ^ unit[here]) * factor[here]
-        yield hashes, inner if length == 1 else left >= length
+        yield hashes, alone if length == 1 else (left - length).astype(np.int32, copy=False)
 
 
 def _utf8(codes: Codes) -> list[Codes]:

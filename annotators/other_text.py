@@ -1,16 +1,21 @@
-"""Text that is in none of the 119 languages, for training what `other` means:
+"""Text for training beside the labelled lines: what `other` means, and more English.
 
     python -m annotators.other_text FOLDER... --output other.parquet
 
-FOLDER holds unpacked Debian packages with interface texts, MediaWiki's message files (`i18n/**/CODE.json`) and gettext
-catalogues (`CODE/LC_MESSAGES/*.mo`), and checkouts of repositories with running text: NTREX-128, OLDI Seed, the Tatoeba
-and TICO-19 sets of OPUS-MT-testsets, and the stories of Global ASP. Languages with little text get words of the GATITOS
-lexicons, a few to a line. Text without any language comes from this Python: its source files, numbers, markup and
-random letters. Rows are as in the labelled language data: text, label, source, license. Labels are the language code
-and script, for example `ha_Latn`, and `zxx` for what is no language.
+FOLDER holds unpacked Debian packages and checkouts of repositories:
 
-Of each source one document in eight is never trained on, a document being a news article, a story, thirty lines of
-TICO-19 or Seed, and otherwise a line.
+- interface texts, MediaWiki's message files (`i18n/**/CODE.json`) and gettext catalogues (`CODE/LC_MESSAGES/*.mo`);
+- running text, NTREX-128, OLDI Seed, the Tatoeba and TICO-19 sets of OPUS-MT-testsets, and the stories of Global ASP;
+- words of the GATITOS lexicons, a few to a line, for languages with little text;
+- the source code that CODE names, beside that of this Python's library; it is text without any language, and so are
+  markup, base64 and random letters, which are made up here;
+- the definitions and examples of WordNet, for English.
+
+Rows are as in the labelled language data: text, label, source, license. Labels are the language code and script, for
+example `ha_Latn`, and `zxx` for what is no language.
+
+Of each source in other languages one document in eight is never trained on, a document being a news article, a story,
+thirty lines of TICO-19 or Seed, and otherwise a line.
 """
 
 import argparse
@@ -44,7 +49,25 @@ SHORTEST, LONGEST = 20, 700  # characters of a line
 
 LEXICON = "gatitos"
 NO_LANGUAGE = "zxx"
-NO_LANGUAGE_LINES = 20_000
+NO_LANGUAGE_LINES = 4_000  # of each kind
+CODE_LINES = 1_000  # of each kind of file; of Python four times as many
+
+CODE = (
+    ("gnulib/lib/*.c", "gnulib", "GPL-3.0-or-later"),
+    ("gnulib/lib/*.h", "gnulib", "GPL-3.0-or-later"),
+    ("go-1.*/src/**/*.go", "go", "BSD-3-Clause"),
+    ("rustc-*/library/**/*.rs", "rust", "MIT OR Apache-2.0"),
+    ("rustc-*/**/Cargo.toml", "rust", "MIT OR Apache-2.0"),
+    ("java.base/java/**/*.java", "openjdk", "GPL-2.0-only WITH Classpath-exception-2.0"),
+    ("mediawiki/includes/**/*.php", "mediawiki", "GPL-2.0-or-later"),
+    ("mediawiki/resources/src/**/*.js", "mediawiki", "GPL-2.0-or-later"),
+    ("mediawiki/resources/src/**/*.less", "mediawiki", "GPL-2.0-or-later"),
+    ("mediawiki/maintenance/**/*.sql", "mediawiki", "GPL-2.0-or-later"),
+)
+"""Files of source code below a folder, what they are part of, and its licence."""
+
+ENGLISH_LINES = 12_000
+"""Of WordNet's definitions and examples, for words that the labelled lines of English lack: more is written in it."""
 
 COVERED = frozenset(
     """en fr pt de ro sv da bg ru cs el uk es nl sk hr pl lt nb nn no fa sl gu lv it oc ne mr be sr lb vec as cy szl ast
@@ -85,6 +108,9 @@ _PLACEHOLDER = regex.compile(r"\$\d+|%\d*\$?[a-z]\b|%[A-Z_]+%?|\{\d*\}|~|_")
 _MARKUP = regex.compile(r"[<>{}\[\]|@\\=]|https?:|www\.|&\w+;|\.\w{2,4}\b/")
 
 
+Row = tuple[str, str, str, str]  # text, label, source, license
+
+
 @dataclass(frozen=True)
 class Found:
     """A line of a text in the language `code`."""
@@ -95,7 +121,7 @@ class Found:
     license: str
     document: str  # what is held back together
 
-    def row(self, label: str) -> "Row":
+    def row(self, label: str) -> Row:
         return self.text, label, self.source, self.license
 
 
@@ -169,6 +195,17 @@ def lexicons(folder: Path) -> Iterator[Found]:
             yield Found(path.stem.removesuffix("_en").lower(), text, LEXICON, "CC-BY-4.0", text)
 
 
+def english(folders: list[Path]) -> list[Row]:
+    """Definitions and examples of the WordNet databases below the folders, from all over the alphabet."""
+    found: set[str] = set()
+    for path in [path for folder in folders for path in folder.glob("**/wordnet/data.*")]:
+        for line in path.read_text("utf-8").split("\n"):
+            found.update(piece.strip(' "') for piece in line.partition(" | ")[2].split("; "))
+    lines = sorted(line for line in found if SHORTEST <= len(line) <= LONGEST)
+    order = uniform((line.encode() for line in lines), "english").argsort()[:ENGLISH_LINES]
+    return [(lines[number], "eng_Latn", "wordnet-3.0", "WordNet-3.0") for number in order]
+
+
 def _strings(path: Path) -> dict[str, str]:
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
@@ -184,9 +221,6 @@ def _wanted(code: str) -> bool:
 
 def _language(code: str) -> str:
     return regex.split("[-@_]", code)[0]
-
-
-Row = tuple[str, str, str, str]  # text, label, source, license
 
 
 def other_lines(folders: list[Path]) -> tuple[list[Row], list[Row], list[Row]]:
@@ -259,6 +293,7 @@ def _looks_english(line: str) -> bool:
 
 
 _CODE = regex.compile(r"^[^#]*[=(\[{]")
+_COMMENT = regex.compile(r"/\*[\s\S]*?\*/|(?<!:)//.*|(?m:^\s*(?:--|#\s).*)")
 
 
 _SPELLINGS: tuple[Callable[[bytes], str], ...] = (
@@ -271,36 +306,46 @@ _SPELLINGS: tuple[Callable[[bytes], str], ...] = (
 
 @cache
 def _code_lines(file: Path) -> list[str]:
-    """The lines of a Python file that are in no text that stands by itself, as docstrings do."""
+    """The lines of a file without comments, and in Python without text that stands by itself, as docstrings do."""
     content = file.read_text(encoding="utf-8", errors="replace")
+    if file.suffix != ".py":
+        return [line for line in _COMMENT.sub("", content).split("\n") if line.strip()]
     lines = content.split("\n")
     for node in ast.walk(ast.parse(content)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             lines[node.lineno - 1 : node.end_lineno] = [""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
-    return lines
+    return [line for line in lines if _CODE.search(line)]
 
 
-def no_language(lines: int, seed: int = 1) -> Iterator[Row]:
-    """Source code, numbers, markup, identifiers, base64 and random letters."""
+def code(folders: list[Path], dice: random.Random) -> Iterator[Row]:
+    """Some lines at a time of Python's library and of the files that CODE names below the folders."""
+    library = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    kinds = [(library, 4 * CODE_LINES, "python-standard-library", "PSF-2.0")]
+    for pattern, source, licence in CODE:
+        found = [path for folder in folders for path in sorted(folder.glob(f"**/{pattern}")) if path.is_file()]
+        kinds.append((found, CODE_LINES if found else 0, source, licence))
+    for paths, count, source, licence in kinds:
+        for _ in range(count):
+            lines = _code_lines(dice.choice(paths))
+            begin = dice.randrange(max(1, len(lines) - 10))
+            text = " ".join(line.strip() for line in lines[begin : begin + dice.randint(1, 8)])
+            if len(text) >= SHORTEST and not _looks_english(text):
+                yield text[:LONGEST], NO_LANGUAGE, source, licence
+
+
+def no_language(lines: int, folders: list[Path], seed: int = 1) -> Iterator[Row]:
+    """Source code, and `lines` each of base64, random letters and markup."""
     dice = random.Random(seed)
-    files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
-    each = lines // 5
-    for _ in range(each):
-        code = _code_lines(dice.choice(files))
-        begin = dice.randrange(max(1, len(code) - 10))
-        block = [line.strip() for line in code[begin : begin + dice.randint(1, 8)]]
-        text = " ".join(line for line in block if _CODE.search(line))
-        if len(text) >= SHORTEST and not _looks_english(text):
-            yield text[:LONGEST], NO_LANGUAGE, "python-standard-library", "PSF-2.0"
-    for number in range(each):
+    yield from code(folders, dice)
+    for number in range(lines):
         raw = hashlib.shake_256(str(number).encode()).digest(dice.randint(15, 300))
         yield _SPELLINGS[number % len(_SPELLINGS)](raw)[:LONGEST], NO_LANGUAGE, "generated", "CC0-1.0"
     letters = "abcdefghijklmnopqrstuvwxyz"
-    for _ in range(each):
+    for _ in range(lines):
         words = ("".join(dice.choices(letters, k=dice.randint(1, 12))) for _ in range(dice.randint(4, 60)))
         yield " ".join(words)[:LONGEST], NO_LANGUAGE, "generated", "CC0-1.0"
     tags = "div span table tr td th ul li p a img href src class id style width height color px em rem http www".split()
-    for _ in range(each):
+    for _ in range(lines):
         yield (
             " ".join(
                 f'<{dice.choice(tags)} {dice.choice(tags)}="{dice.choice(tags)}{dice.randint(0, 99)}">'
@@ -310,20 +355,12 @@ def no_language(lines: int, seed: int = 1) -> Iterator[Row]:
             "generated",
             "CC0-1.0",
         )
-    names = [
-        word for file in files for word in regex.findall(r"\b[a-z]+_[a-z_]+\b", file.read_text("utf-8", "replace"))
-    ]
-    for _ in range(each):
-        yield (
-            " ".join(dice.choices(names, k=dice.randint(3, 20)))[:LONGEST],
-            NO_LANGUAGE,
-            "python-standard-library",
-            "PSF-2.0",
-        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m annotators.other_text", description="Text of other languages.")
+    parser = argparse.ArgumentParser(
+        prog="python -m annotators.other_text", description="Text to learn languages from."
+    )
     parser.add_argument("folders", type=Path, nargs="+", help="unpacked packages and checkouts")
     parser.add_argument("--output", type=Path, required=True, help="lines to train on")
     parser.add_argument(
@@ -333,7 +370,7 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen, beyond, rare = other_lines(arguments.folders)
     for path, rows in (
-        (arguments.output, [*chosen, *no_language(NO_LANGUAGE_LINES)]),
+        (arguments.output, [*chosen, *no_language(NO_LANGUAGE_LINES, arguments.folders), *english(arguments.folders)]),
         (arguments.beyond, beyond),
         (arguments.rare, rare),
     ):

@@ -12,6 +12,7 @@ from annotators.language_model import load, save
 from annotators.language_scores import Evaluation, evaluate
 from annotators.language_train import read_lines, train
 from schemas.errors import ConfigError
+from schemas.languages import OTHER
 
 CONFUSIONS = 30  # that are printed
 
@@ -46,10 +47,11 @@ def _report(found: Evaluation) -> list[str]:
     for title, table in (("source", found.by_source), ("characters of a line", found.by_length)):
         report += ["", f"{title}: lines, accuracy"]
         report += [f"{name:<30} {lines:>7}  {accuracy:.4f}" for name, (lines, accuracy) in table.items()]
-    report += [
-        "",
-        f"macro-F1 {found.macro_f1:.4f} over the labels of the 119 that occur, accuracy {found.accuracy:.4f}",
-    ]
+    report += ["", f"accuracy {found.accuracy:.4f}"]
+    if any(one.label != OTHER for one in found.scores):
+        report[-1] = f"macro-F1 {found.macro_f1:.4f} over the labels of the 119 that occur, {report[-1]}"
+    else:
+        report[-1] += "; no label is one of the 119, such as eng_Latn (ISO 639-3 code and script): all count as other"
     if found.accepted is not None:
         report.append(f"lines of none of the 119 that were given one of them: {found.accepted:.2%}")
     return report

@@ -1,5 +1,6 @@
 from itertools import pairwise
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import regex
@@ -55,7 +56,6 @@ def test_script_is_that_of_most_letters() -> None:
     assert identify(texts)["script"] == ["Cyrl", "Latn", "Jpan", "Zyyy", "Hani"]
 
 
-@settings(deadline=None)
 @given(st.lists(st.text("aБあ漢中ไ한नि\u0301 1\n\r😀ሰ𐌰", max_size=40), min_size=1, max_size=5))
 def test_shares_of_scripts_are_those_of_the_letters_one_by_one(texts: list[str]) -> None:
     kana, han = list(SCRIPTS).index("Jpan"), list(SCRIPTS).index("Hani")
@@ -103,7 +103,7 @@ def test_a_mixed_document_has_both_languages_and_its_paragraphs_say_where(betwee
     assert shares["deu_Latn"] > found["language_margin"][0]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from([*SENTENCES.values(), "", "x", "123", "e\u0301", "\u2028", "\r"]), max_size=12))
 def test_paragraphs_tile_the_lines_of_a_document(lines: list[str]) -> None:
     text = "\n".join(lines)
@@ -139,6 +139,37 @@ def test_of_a_long_document_stretches_are_read() -> None:
     assert text.encode()[last["begin"] : last["end"]].decode() in text.split("\n")
 
 
+def test_of_a_long_paragraph_stretches_are_read() -> None:
+    text = " ".join([SENTENCES["deu_Latn"]] * 10 + [SENTENCES["pol_Latn"]] * 6)
+    codes, feeds = language.fold(language.characters(f"abc\n{text}\n{text}x\nd\n")), [3, 4 + len(text)]
+    feeds = np.array([*feeds, feeds[1] + len(text) + 2, feeds[1] + len(text) + 4])
+    thinned, ends = language._thinned(codes.copy(), feeds, np.array([0, 2, 3]))
+    sizes = np.diff(ends, prepend=-1) - 1
+    assert sizes[0] == 3 and sizes[3] == 1 and thinned[ends[[0, 2, 3]]].tolist() == [0] * 3
+    assert 0 <= sizes[1:3].sum() - 2 * len(text) / 4 <= language.PARAGRAPH // 4
+    found = identify([text, f"{text}\n{SENTENCES['rus_Cyrl']}"])
+    assert found["language"] == ["deu_Latn"] * 2
+    assert [item["language"] for item in found["paragraphs"][1].as_py()] == ["deu_Latn", "rus_Cyrl"]
+    assert found["paragraphs"][0][0]["end"].as_py() == len(text.encode())
+
+
+@given(st.lists(st.text("ab漢 ", max_size=1500), min_size=1, max_size=5), st.integers(1, 3))
+def test_short_paragraphs_are_read_whole_and_of_long_ones_a_quarter_at_least(lines: list[str], together: int) -> None:
+    codes = language.fold(language.characters("\n".join([*lines, ""])))
+    feeds = np.cumsum([len(line) + 1 for line in lines]) - 1
+    last = np.unique([*range(together - 1, len(lines), together), len(lines) - 1])
+    thinned, ends = language._thinned(codes.copy(), feeds, last)
+    before = np.diff(feeds[last], prepend=-1)
+    after = np.diff(ends[last], prepend=-1)
+    for begin, end, size, left in zip(
+        np.append(0, feeds[last] + 1), np.append(0, ends[last] + 1), before.tolist(), after.tolist()
+    ):
+        if size <= language.PARAGRAPH:
+            assert left == size and (thinned[end : end + left] == codes[begin : begin + size]).all()
+        else:
+            assert max(language.PARAGRAPH, size / 4) <= left < size
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -153,8 +184,15 @@ def test_what_is_no_language_gets_none_of_the_labels(text: str) -> None:
     assert identify([text])["language"][0] in ("other", "und")
 
 
+def test_marks_tell_source_code_from_the_same_words_of_english() -> None:
+    texts = ["Machine learning models need data.", "Read user email address and return value"]
+    code = ["machine.learning(models)[need] = {data};", "read(user.email, {'address': &return_value});"]
+    assert identify(texts)["language"] == ["eng_Latn"] * 2
+    assert identify(code)["language"] == ["other"] * 2
+
+
 def test_english_counts_more_than_other_languages_and_changes_nothing_between_them(monkeypatch):
-    texts = ["Machine learning models need data.", "Vi ses i morgen, min ven.", "Мы увидимся завтра."]
+    texts = ["The report is due on Monday.", "Vi ses i morgen, min ven.", "Мы увидимся завтра."]
     counted = next(language.label(language.packaged(), texts)).documents
     monkeypatch.setattr(language, "ENGLISH", 1.0)
     alike = next(language.label(language.packaged(), texts)).documents

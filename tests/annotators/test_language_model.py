@@ -167,3 +167,9 @@ def test_too_little_to_learn_from_is_a_configuration_error() -> None:
     for lines in (few, alike):
         with pytest.raises(ConfigError, match="at least 20 lines of at least two labels"):
             train(lines, 1, lambda step: None)
+
+
+def test_labels_that_are_none_of_the_119_are_a_configuration_error() -> None:
+    named = Lines(["hello world", "bonjour le monde"] * 20, np.array(["English", "French"] * 20), np.array([""] * 40))
+    with pytest.raises(ConfigError, match=r"no label is one of the 119, .*English"):
+        train(named, 1, lambda step: None)

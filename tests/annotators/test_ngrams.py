@@ -33,8 +33,8 @@ def test_words_and_ngrams_are_those_of_the_plain_definition(text: str) -> None:
     assert len(set(different)) == len(different)
     codes, ends = framed(found)
     assert codes.tobytes().decode("utf-32-le") == "".join(f"<{word}>" for word in different)
-    for size, (hashes, there) in enumerate(ngrams(codes, ends)):
-        pieces = zip(np.split(hashes, ends[:-1]), np.split(there, ends[:-1])) if len(ends) else ()
+    for size, (hashes, after) in enumerate(ngrams(codes, ends)):
+        pieces = zip(np.split(hashes, ends[:-1]), np.split(after >= 0, ends[:-1])) if len(ends) else ()
         assert [own[some].tolist() for own, some in pieces] == [grams(word)[size] for word in different]
     some = slice(1, 3)
     assert framed(found, some)[0].tobytes().decode("utf-32-le") == "".join(f"<{word}>" for word in different[some])

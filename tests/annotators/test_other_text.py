@@ -1,5 +1,6 @@
 """Lines in other languages, from trees like those of the packages and repositories they are read from."""
 
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -94,3 +95,24 @@ def test_seed_has_scripts_and_a_lexicon_fills_up(tmp_path: Path, monkeypatch) ->
     assert all(text.count(" ") == 4 for text, _, source, _ in chosen if source == "gatitos")
     assert {source for _, _, source, _ in beyond} == {"oldi-seed"}
     assert not any("english" in text or "translation" in text for text, *_ in chosen)
+
+
+def test_source_code_is_read_without_its_comments(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(other_text, "CODE_LINES", 20)
+    write(tmp_path / "gnulib" / "lib" / "a.c", "/* A comment", "   of two lines.  */", "#include <stdio.h>", "")
+    body = [f"  total += weights[{number}] * values[{number}];  // the sum" for number in range(40)]
+    write(tmp_path / "gnulib" / "lib" / "b.c", "int", "sum (void)", "{", *body, "}")
+    write(tmp_path / "go-1.20" / "src" / "os" / "x.go", *["\tif err != nil { return nil, err } // fails"] * 20)
+    write(
+        tmp_path / "mediawiki" / "maintenance" / "t.sql", *["-- Tables of pages", "DROP INDEX page_name ON page;"] * 20
+    )
+    (tmp_path / "mediawiki" / "resources" / "src" / "name.js").mkdir(parents=True)  # a folder is no file
+    rows = list(other_text.code([tmp_path], random.Random(1)))
+    texts = Counter(source for _, _, source, _ in rows)
+    assert set(texts) == {"gnulib", "go", "mediawiki", "python-standard-library"}
+    assert {label for _, label, _, _ in rows} == {"zxx"}
+    for text, _, source, _ in rows:
+        if source != "python-standard-library":
+            assert not any(word in text for word in ("comment", "two lines", "the sum", "fails", "Tables"))
+    assert any("total += weights[" in text for text, *_ in rows)
+    assert rows == list(other_text.code([tmp_path], random.Random(1)))
