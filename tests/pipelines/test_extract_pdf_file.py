@@ -1,7 +1,9 @@
 """A PDF as a whole: ranges of pages, faults of single pages, the page table, and what becomes of hostile files."""
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -133,8 +135,28 @@ def test_an_archive_that_is_named_like_a_long_pdf_is_an_archive(tmp_path):
     assert read_table(str(written))["locator"].to_pylist() == ["member=notes.txt", "member=book.pdf"]
 
 
-def test_a_page_that_takes_too_long_is_left_and_the_file_given_up_after_three(tmp_path):
-    found = read(make_pdf(tmp_path / "slow.pdf", 6), page_seconds=1e-6)
+def let_pages_hang(monkeypatch, pages):
+    """Stop the process that is asked for one of the pages, so that it cannot answer, and give it little time.
+
+    Returns what is asked from now on, with the seconds that were meant for it.
+    """
+    asked = []
+    ask = Isolated.ask
+
+    def stopping(self, reader, request, payload=b"", seconds=60.0):
+        asked.append((reader, seconds))
+        if reader == "pdf_page" and request["number"] in pages:
+            os.kill(self._child.process.pid, signal.SIGSTOP)
+            seconds = 0.1
+        return ask(self, reader, request, payload, seconds)
+
+    monkeypatch.setattr(Isolated, "ask", stopping)
+    return asked
+
+
+def test_a_page_that_takes_too_long_is_left_and_the_file_given_up_after_three(tmp_path, monkeypatch):
+    let_pages_hang(monkeypatch, range(1, 7))
+    found = read(make_pdf(tmp_path / "slow.pdf", 6))
     assert not parts(found, Extracted)
     errors = [fact.error for fact in parts(found, PageFact)]
     assert errors == ["timeout"] * 3 + ["given_up"] * 3
@@ -258,15 +280,7 @@ def test_the_child_that_judges_pages_has_one_thread_however_many_cores_there_are
 
 
 def test_opening_a_file_has_a_time_of_its_own_in_every_child(tmp_path, monkeypatch):
-    asked = []
-    ask = Isolated.ask
-
-    def spy(self, reader, request, payload=b"", seconds=60.0):
-        asked.append((reader, seconds))
-        hangs = reader == "pdf_page" and request["number"] == 2
-        return ask(self, reader, request, payload, 1e-6 if hangs else seconds)
-
-    monkeypatch.setattr(Isolated, "ask", spy)
+    asked = let_pages_hang(monkeypatch, {2})
     found = read(make_pdf(tmp_path / "book.pdf", 3), file_seconds=50, page_seconds=20)
     assert [reject.error for reject in parts(found, Reject)] == ["timeout"]
     page, opened = ("pdf_page", 20), ("pdf_open", 50)

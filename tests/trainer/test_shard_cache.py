@@ -46,7 +46,12 @@ def files(tmp_path: Path) -> list[StageFile]:
 
 
 def in_cache(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in folder.iterdir() if path.name != ".lock"}
+    """Size of each file, those left out that another thread removes meanwhile."""
+    found = {}
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found[path.name] = path.stat().st_size
+    return {name: size for name, size in found.items() if name != ".lock"}
 
 
 @settings(max_examples=40)
