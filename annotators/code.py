@@ -79,6 +79,8 @@ def is_code(path: str, text: str) -> bool:
 
 def looks_like_code(text: str) -> bool:
     """Whether at least 40 % of the first lines (blank ones aside, at least three) have the shape of code."""
+    if text.count("\n", 0, _CHARACTERS) < 2:
+        return False
     lines = [line.strip()[:400] for line in text[:_CHARACTERS].split("\n", _LINES)[:_LINES]]
     lines = [line for line in lines if line]
     if len(lines) < 3:
