@@ -116,3 +116,13 @@ def test_source_code_is_read_without_its_comments(tmp_path: Path, monkeypatch) -
             assert not any(word in text for word in ("comment", "two lines", "the sum", "fails", "Tables"))
     assert any("total += weights[" in text for text, *_ in rows)
     assert rows == list(other_text.code([tmp_path], random.Random(1)))
+
+
+def test_english_comes_from_definitions_and_examples(tmp_path: Path) -> None:
+    gloss = 'a kettle with a long spout; "she put the kettle on the stove"; short'
+    write(
+        tmp_path / "wordnet" / "data.noun", "  1 The licence", f"00001 06 n 01 kettle 0 001 @ 00002 n 0000 | {gloss}  "
+    )
+    rows = other_text.english([tmp_path])
+    assert {text for text, *_ in rows} == {"a kettle with a long spout", "she put the kettle on the stove"}
+    assert {label for _, label, *_ in rows} == {"eng_Latn"} and other_text.english([]) == []
