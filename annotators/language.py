@@ -50,7 +50,7 @@ from schemas.tables import struct_lists
 VERSION = "6"
 
 READ = 1 << 18  # characters of a document
-PARAGRAPH = 448  # characters of a paragraph
+PARAGRAPH = 400  # characters of a paragraph
 STRETCHES = 4
 BATCH = 1 << 20  # characters that are worked on together
 MIN_LETTERS = 9
