@@ -291,8 +291,8 @@ def _label_batch(model: LanguageModel, texts: list[str]) -> Labelled:
     prior[several] = (of_several @ (single * share) + whole) / 2 + LEAST_PRIOR
     single = single * prior[read.owner]
     single /= np.maximum(single.sum(axis=1, keepdims=True), 1e-30)
-    enough = read.in_words >= MIN_LETTER_SHARE * read.printed
-    answers = _answers(model, single, read.letters, enough, np.full(paragraphs, MIN_SCORE))
+    wordy = read.in_words - MIN_LETTER_SHARE * read.printed
+    answers = _answers(model, single, read.letters, wordy >= 0, np.full(paragraphs, MIN_SCORE))
     told = np.flatnonzero(answers.label != _UND)
     shares = _counts(
         read.owner[told], answers.label[told], (documents, len(_COVERED) + 1), read.letters[told]
@@ -301,13 +301,7 @@ def _label_batch(model: LanguageModel, texts: list[str]) -> Labelled:
     least = np.full(documents, MIN_SCORE)
     least[several] = 0
     return Labelled(
-        _answers(
-            model,
-            of_document @ (single * share),
-            letters,
-            of_document @ (read.in_words - MIN_LETTER_SHARE * read.printed) >= 0,
-            least,
-        ),
+        _answers(model, of_document @ (single * share), letters, of_document @ wordy >= 0, least),
         np.where(scripts.any(axis=1), scripts.argmax(axis=1), _CODES.index(NO_SCRIPT)),
         shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-30),
         answers,
@@ -394,15 +388,17 @@ def _covered(model: LanguageModel, table: Floats, scripts: Floats, marked: npt.N
     """
     place = _places(model)
     result = np.empty((len(table), len(_COVERED) + 1), np.float32)
+    silent = table[:, model.labels.index(NO_LANGUAGE)] if NO_LANGUAGE in model.labels else np.zeros(len(table))
+    weight = np.where(marked, MARKED, UNMARKED)
     for begin in range(0, len(table), TEXTS):
         some, letters = result[begin : begin + TEXTS], scripts[begin : begin + TEXTS]
         covered = table[begin : begin + TEXTS].take(np.maximum(place, 0), axis=1, mode="clip")
         covered *= (letters >= MIN_SCRIPT_SHARE * letters.sum(axis=1, keepdims=True))[:, _SCRIPT_OF]
         covered[:, place < 0] = 0
         some[:, :-1] = covered
-        none = table[begin : begin + TEXTS, model.labels.index(NO_LANGUAGE)] if NO_LANGUAGE in model.labels else 0
+        none = silent[begin : begin + TEXTS]
         some[:, -1] = OTHERS * np.maximum(0, 1 - covered.sum(axis=1) - none)
-        some[:, -1] += np.where(marked[begin : begin + TEXTS], MARKED, UNMARKED) * none
+        some[:, -1] += weight[begin : begin + TEXTS] * none
         some[:, _ENGLISH] *= ENGLISH
         some /= np.maximum(some.sum(axis=1, keepdims=True), 1e-30)
     return result

@@ -126,7 +126,7 @@ def train(lines: Lines, threads: int, tell: Callable[[str], None]) -> LanguageMo
     if not set(lines.labels.tolist()) & set(LANGUAGES):
         raise ConfigError(
             f"no label is one of the 119, such as {min(LANGUAGES)} (ISO 639-3 code and script); "
-            f"the first line has {lines.labels[0]!r:.40}"
+            f"the first line has {str(lines.labels[0])!r:.40}"
         )
     tell(f"fastText on {len(lines.texts):,} lines")
     first = train_first(lines, threads)

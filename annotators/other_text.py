@@ -36,7 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import regex
 
-from annotators.language import SCRIPTS, script_shares
+from annotators.language import NO_LANGUAGE, SCRIPTS, script_shares
 from schemas.hashing import uniform
 from schemas.languages import LANGUAGES
 
@@ -48,7 +48,6 @@ FEWEST = 60  # a language with fewer lines teaches nothing
 SHORTEST, LONGEST = 20, 700  # characters of a line
 
 LEXICON = "gatitos"
-NO_LANGUAGE = "zxx"
 NO_LANGUAGE_LINES = 4_000  # of each kind
 CODE_LINES = 1_000  # of each kind of file; of Python four times as many
 
@@ -368,6 +367,9 @@ def main() -> None:
     )
     parser.add_argument("--rare", type=Path, help="lines of languages with too few to train on, to judge a model on")
     arguments = parser.parse_args()
+    for folder in arguments.folders:
+        if not folder.is_dir():
+            parser.error(f"{folder}: there is no such folder")
     chosen, beyond, rare = other_lines(arguments.folders)
     for path, rows in (
         (arguments.output, [*chosen, *no_language(NO_LANGUAGE_LINES, arguments.folders), *english(arguments.folders)]),

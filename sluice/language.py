@@ -47,11 +47,12 @@ def _report(found: Evaluation) -> list[str]:
     for title, table in (("source", found.by_source), ("characters of a line", found.by_length)):
         report += ["", f"{title}: lines, accuracy"]
         report += [f"{name:<30} {lines:>7}  {accuracy:.4f}" for name, (lines, accuracy) in table.items()]
-    report += ["", f"accuracy {found.accuracy:.4f}"]
+    accuracy = f"accuracy {found.accuracy:.4f}"
     if any(one.label != OTHER for one in found.scores):
-        report[-1] = f"macro-F1 {found.macro_f1:.4f} over the labels of the 119 that occur, {report[-1]}"
+        report += ["", f"macro-F1 {found.macro_f1:.4f} over the labels of the 119 that occur, {accuracy}"]
     else:
-        report[-1] += "; no label is one of the 119, such as eng_Latn (ISO 639-3 code and script): all count as other"
+        none = "no label is one of the 119, such as eng_Latn (ISO 639-3 code and script): all count as other"
+        report += ["", f"{accuracy}; {none}"]
     if found.accepted is not None:
         report.append(f"lines of none of the 119 that were given one of them: {found.accepted:.2%}")
     return report

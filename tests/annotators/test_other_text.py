@@ -126,3 +126,11 @@ def test_english_comes_from_definitions_and_examples(tmp_path: Path) -> None:
     rows = other_text.english([tmp_path])
     assert {text for text, *_ in rows} == {"a kettle with a long spout", "she put the kettle on the stove"}
     assert {label for _, label, *_ in rows} == {"eng_Latn"} and other_text.english([]) == []
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch, capsys) -> None:
+    output = tmp_path / "other.parquet"
+    monkeypatch.setattr("sys.argv", ["other_text", str(tmp_path / "absent"), "--output", str(output)])
+    with pytest.raises(SystemExit, match="2"):
+        other_text.main()
+    assert f"{tmp_path / 'absent'}: there is no such folder" in capsys.readouterr().err and not output.exists()
